@@ -1,0 +1,131 @@
+"""The one `main()` behind the console scripts `papsmear` and `lightning`.
+
+A command is a typed function; its signature is its configuration and its docstring its help. Functions are named
+here and imported when asked for, so that `papsmear tile` never waits for torch.
+"""
+
+import errno
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from papsmear import __version__
+from papsmear.errors import PapsmearError
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: where its function is, which of its arguments are positional, and what it does in a line."""
+
+    function: str
+    does: str
+    positional: tuple[str, ...] = ()
+
+
+COMMANDS = {
+    "phantom": Command("papsmear.tiling.phantom.cohort:phantom", "write synthetic slides with known truth", ("out",)),
+    "split": Command("papsmear.cohort:split", "add stratified folds to slides.csv", ("slides",)),
+    "tile": Command("papsmear.tiling.tile:tile", "slides to tiles in shards"),
+    "embed": Command("papsmear.mil.embed:embed", "shards to feature bags"),
+    "probe": Command("papsmear.probes.probe:probe", "the probe report of one or several encoders"),
+    "diagnose": Command("papsmear.mil.diagnose:diagnose", "slide files to diagnosis, top tiles, heat map", ("slides",)),
+    "doctor": Command("papsmear.doctor:doctor", "what this machine lacks, and how to get it"),
+}
+TRAINING = ("fit", "validate", "test", "predict")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status: 0 done, 1 some inputs failed, 2 wrong usage."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    name = words[0] if words else "--help"
+    if name in ("-h", "--help"):
+        sys.stdout.write(_usage())
+        return 0
+    if name == "--version":
+        sys.stdout.write(f"papsmear {__version__}\n")
+        return 0
+    if name in TRAINING:
+        return _guarded(name, lambda: _train(words))
+    if name in COMMANDS:
+        return _guarded(name, lambda: _run(name, words[1:]))
+    other = _other_lightning()
+    if other is not None and Path(sys.argv[0]).stem == "lightning":
+        return int(other() or 0)
+    sys.stderr.write(f"papsmear: error: there is no command {name!r}; papsmear --help lists them\n")
+    return 2
+
+
+def _usage() -> str:
+    lines = [f"  {name:<10}{command.does}" for name, command in COMMANDS.items()]
+    lines.append(f"  {'fit':<10}train from a configuration: DINO (configs/ssl/*.yaml) or MIL (configs/mil.yaml)")
+    lines.append("  validate, test, predict   the same for a trained model; `lightning fit` is `papsmear fit`")
+    return (
+        "usage: papsmear COMMAND [-c FILE] [--a.b=value ...] [--print_config]\n\n" + "\n".join(lines)
+        + "\n\n`papsmear COMMAND --help` says more.\n"
+    )
+
+
+def _train(words: list[str]) -> int:
+    from papsmear.training import train
+
+    return train(words)
+
+
+def _run(name: str, words: list[str]) -> int:
+    command = COMMANDS[name]
+    module, _, attribute = command.function.partition(":")
+    function = getattr(importlib.import_module(module), attribute)
+    parser = build_parser(function, f"papsmear {name}", command.positional)
+    config = parser.parse_args(words)
+    config.pop("config")
+    status = function(**parser.instantiate_classes(config).as_dict())
+    return int(status or 0)
+
+
+def build_parser(function: Callable[..., Any], prog: str, positional: Sequence[str] = ()) -> Any:
+    """The jsonargparse parser of a command: its function's arguments, `-c FILE`, `--print_config` and `${...}`."""
+    import inspect
+
+    from jsonargparse import ArgumentParser
+
+    doc = inspect.getdoc(function) or ""
+    parser = ArgumentParser(prog=prog, description=doc.partition("\nArgs:")[0], parser_mode="omegaconf")
+    parser.add_argument("-c", "--config", action="config", help="A YAML file with any of the options below.")
+    signature = inspect.signature(function)
+    for name in positional:
+        kind = signature.parameters[name].annotation
+        if kind == list[Path]:
+            parser.add_argument(name, type=Path, nargs="+", help="One or several.")
+        else:
+            parser.add_argument(name, type=kind)
+    parser.add_function_arguments(function, skip=set(positional), as_group=False)
+    return parser
+
+
+def _guarded(name: str, run: Callable[[], int]) -> int:
+    """Turns what a user can mend into one line on standard error and the right exit status."""
+    try:
+        return run()
+    except PapsmearError as error:
+        message, status = str(error), error.exit_status
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        where = error.filename2 or error.filename or "the output folder"
+        message, status = f"{where}: {error.strerror}; mend that and start the command again: it goes on from there", 1
+    except KeyboardInterrupt:
+        message, status = "interrupted; start the command again to go on from there", 130
+    sys.stderr.write(f"papsmear {name}: error: {' '.join(message.split())}\n")
+    return status
+
+
+def _other_lightning() -> Callable[[], Any] | None:
+    """Another distribution's `lightning` script, if one is installed beside ours."""
+    for entry in entry_points(group="console_scripts", name="lightning"):
+        if not entry.value.startswith("papsmear"):
+            return entry.load()  # type: ignore[no-any-return]
+    return None
