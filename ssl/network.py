@@ -1,0 +1,73 @@
+"""Networks by their timm name, without a classifier, and weights that must fit them.
+
+Here, and not in `encoder`, since training needs networks too, and timm is untyped: this module is its border.
+"""
+
+import difflib
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import timm
+import timm.data
+import torch
+from torch import Tensor, nn
+
+from papsmear.errors import UsageError
+
+
+def create_network(architecture: str, input_px: int | None = None, **options: Any) -> Any:
+    """A timm network without a classifier, random weights; for `input_px`, where the architecture must know that.
+
+    Raises UsageError for a name that timm does not have, with the nearest ones, and for a size it cannot take.
+    """
+    check_architecture(architecture)
+    network = timm.create_model(architecture, num_classes=0, **options)
+    if input_px and hasattr(network, "set_input_size"):
+        try:
+            network = timm.create_model(architecture, num_classes=0, img_size=input_px, **options)
+        except (AssertionError, ValueError) as error:
+            raise UsageError(f"{architecture} cannot take images of {input_px} px: {error}") from error
+    return network
+
+
+def check_architecture(architecture: str) -> None:
+    """A UsageError that proposes the nearest names, unless timm has the architecture."""
+    base = architecture.partition(".")[0]
+    if not timm.is_model(base):
+        near = difflib.get_close_matches(base, timm.list_models(), n=4, cutoff=0.5)
+        remedy = f"near: {', '.join(near)}" if near else "timm.list_models() lists them"
+        raise UsageError(f"timm has no architecture {base!r}; {remedy}")
+
+
+def feature_width(network: Any) -> int:
+    """D, the length of the network's feature vectors."""
+    return int(getattr(network, "head_hidden_size", None) or network.num_features)
+
+
+def input_config(network: Any) -> dict[str, Any]:
+    """timm's own `input_size` (3, H, W), `mean` and `std` for the network."""
+    return dict(timm.data.resolve_model_data_config(network))  # type: ignore[no-untyped-call, attr-defined]
+
+
+def fit_weights(network: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    """Loads weights of any precision, read from `path`; a UsageError unless each name and shape fits."""
+    wanted = network.state_dict()
+    shared = wanted.keys() & weights.keys()
+    checks = (
+        ("are missing", wanted.keys() - weights.keys()),
+        ("are not of this architecture", weights.keys() - wanted.keys()),
+        ("have another shape", {key for key in shared if wanted[key].shape != weights[key].shape}),
+    )
+    problems = [f"{len(keys)} {what}, such as {min(keys)}" for what, keys in checks if keys]
+    if problems:
+        raise UsageError(f"{path}: its weights do not fit the architecture in its header: {'; '.join(problems)}")
+    network.load_state_dict(weights)
+
+
+def sha256_of_weights(network: nn.Module) -> str:
+    """SHA-256 over names and bytes of all weights, hexadecimal."""
+    digest = hashlib.sha256()
+    for key, value in sorted(network.state_dict().items()):
+        digest.update(key.encode() + value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
