@@ -15,6 +15,14 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	touch $@
 
+demo: $(READY)
+	PATH="$(CURDIR)/$(BIN):$$PATH" ./demo.sh demo
+
+# Where root and apt are there, the system parts that tests use (SLURM, Chromium) are installed first.
+test: $(READY)
+	sh tests/system.sh
+	$(BIN)/python -m pytest
+
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from papsmear import __version__
-from papsmear.errors import PapsmearError
+from papsmear.errors import PapsmearError, UsageError
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ def _usage() -> str:
     lines.append(f"  {'fit':<10}train from a configuration: DINO (configs/ssl/*.yaml) or MIL (configs/mil.yaml)")
     lines.append("  validate, test, predict   the same for a trained model; `lightning fit` is `papsmear fit`")
     return (
-        "usage: papsmear COMMAND [-c FILE] [--a.b=value ...] [--print_config]\n\n" + "\n".join(lines)
+        "usage: papsmear COMMAND [-c FILE] [--a.b=value ...] [--print_config]\n\n"
+        + "\n".join(lines)
         + "\n\n`papsmear COMMAND --help` says more.\n"
     )
 
@@ -76,13 +77,18 @@ def _train(words: list[str]) -> int:
 
 
 def _run(name: str, words: list[str]) -> int:
+    from jsonargparse import ArgumentError
+
     command = COMMANDS[name]
     module, _, attribute = command.function.partition(":")
     function = getattr(importlib.import_module(module), attribute)
     parser = build_parser(function, f"papsmear {name}", command.positional)
-    config = parser.parse_args(words)
+    try:
+        config = parser.parse_args(words)
+    except ArgumentError as error:
+        raise UsageError(f"{error}; papsmear {name} --help lists the options") from error
     config.pop("config")
-    status = function(**parser.instantiate_classes(config).as_dict())
+    status = function(**vars(parser.instantiate(config)))
     return int(status or 0)
 
 
@@ -90,18 +96,19 @@ def build_parser(function: Callable[..., Any], prog: str, positional: Sequence[s
     """The jsonargparse parser of a command: its function's arguments, `-c FILE`, `--print_config` and `${...}`."""
     import inspect
 
+    import docstring_parser
     from jsonargparse import ArgumentParser
 
     doc = inspect.getdoc(function) or ""
-    parser = ArgumentParser(prog=prog, description=doc.partition("\nArgs:")[0], parser_mode="omegaconf")
+    description = doc.partition("\nArgs:")[0]
+    parser = ArgumentParser(prog=prog, description=description, parser_mode="omegaconf", exit_on_error=False)
     parser.add_argument("-c", "--config", action="config", help="A YAML file with any of the options below.")
     signature = inspect.signature(function)
+    help_of = {param.arg_name: param.description for param in docstring_parser.parse(doc).params}
     for name in positional:
         kind = signature.parameters[name].annotation
-        if kind == list[Path]:
-            parser.add_argument(name, type=Path, nargs="+", help="One or several.")
-        else:
-            parser.add_argument(name, type=kind)
+        several: dict[str, Any] = {"type": Path, "nargs": "+"} if kind == list[Path] else {"type": kind}
+        parser.add_argument(name, help=help_of.get(name), **several)
     parser.add_function_arguments(function, skip=set(positional), as_group=False)
     return parser
 
@@ -116,7 +123,10 @@ def _guarded(name: str, run: Callable[[], int]) -> int:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
         where = error.filename2 or error.filename or "the output folder"
-        message, status = f"{where}: {error.strerror}; mend that and start the command again: it goes on from there", 1
+        message, status = (
+            f"{where}: {error.strerror}; mend that and start the command again: it goes on from there",
+            1,
+        )
     except KeyboardInterrupt:
         message, status = "interrupted; start the command again to go on from there", 130
     sys.stderr.write(f"papsmear {name}: error: {' '.join(message.split())}\n")

@@ -149,7 +149,8 @@ def split(slides: Path, folds: int = 4, seed: int = 0) -> None:
         n_patients = len(set(patients[strata == stratum]))
         if folds < 2 or n_patients < folds:
             raise UsageError(
-                f"{slides}: --folds={folds} needs 2 or more folds and as many patients of each label; label {stratum} has {n_patients}"
+                f"{slides}: --folds={folds} needs 2 or more folds and as many patients of each label; "
+                f"label {stratum} has {n_patients}"
             )
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     fold_of = np.empty(len(found), dtype=int)

@@ -1,0 +1,36 @@
+#!/bin/sh
+# The whole pipeline on phantom slides: what `make demo` runs, and the shortest description of what papsmear does.
+# Started again, each stage keeps what is finished. Usage: demo.sh [FOLDER]
+set -eu
+demo=${1:-demo}
+cohort=$demo/cohort
+
+stage() { # stage NAME COMMAND...: says what runs and notes how long it took
+    name=$1; shift
+    printf '\n== %s: %s\n' "$name" "$*" >&2
+    began=$(date +%s)
+    "$@"
+    printf '%s,%s\n' "$name" "$(($(date +%s) - began))" >>"$demo/timings.csv.part"
+}
+
+mkdir -p "$demo"
+echo stage,seconds >"$demo/timings.csv.part"
+
+stage phantom papsmear phantom "$cohort" --slides 24 --prevalence 0.5 --diameter_mm 3
+stage split papsmear split "$cohort/slides.csv" --folds 4
+stage tile papsmear tile -c configs/tiling.yaml --slides "$cohort/slides.csv" --out "$demo/shards"
+stage pretrain lightning fit -c configs/ssl/tiny.yaml --trainer.default_root_dir "$demo/ssl" \
+    --data.shards "$demo/shards" --data.slides "$cohort/slides.csv" --data.fold 0
+stage embed papsmear embed -c configs/embed.yaml --shards "$demo/shards" \
+    --encoder "$demo/ssl/encoder.safetensors" --out "$demo/features"
+stage probe papsmear probe -c configs/probes.yaml --out "$demo/probe" \
+    --encoders "[$demo/ssl/encoder.safetensors, random:resnet10t]" \
+    --herlev "$cohort/cells/herlev" --sipakmed "$cohort/cells/sipakmed"
+stage mil lightning fit -c configs/mil.yaml --trainer.default_root_dir "$demo/mil" \
+    --data.features "$demo/features" --data.slides "$cohort/slides.csv" --data.fold 0
+stage test lightning test -c configs/mil.yaml --trainer.default_root_dir "$demo/mil" \
+    --data.features "$demo/features" --data.slides "$cohort/slides.csv" --data.fold 0
+stage diagnose papsmear diagnose "$cohort"/slides/phantom_000[1-4].svs --model "$demo/mil" --out "$demo/diagnosis"
+
+mv "$demo/timings.csv.part" "$demo/timings.csv"
+python -m papsmear.mil.demo "$demo"
