@@ -1,0 +1,198 @@
+"""Drawing one squamous or columnar cell: layers of dye, then light, then the optics' blur.
+
+A cell is four planes of dye (cyanophilic, eosinophilic, orange, haematoxylin) in optical density. The planes become
+light once, by Beer-Lambert, and the blur acts on the light, as it does in a microscope.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from papsmear.tiling.phantom import canvas
+from papsmear.tiling.phantom.canvas import Canvas, Outline, Plane
+from papsmear.tiling.phantom.morphology import MORPHOLOGY, Morphology
+from papsmear.tiling.phantom.nucleus import Nucleus, draw_nucleus, outline_nuclei
+from papsmear.tiling.phantom.sprite import Sprite
+from papsmear.tiling.phantom.stain import Stain
+
+MARGIN_UM = 1.5
+_COARSE_UM = 1.5  # of the grid on which a cell's thickness is worked out
+
+
+def draw_cell(kind: str, mpp: float, stain: Stain, rng: np.random.Generator) -> Sprite:
+    """One cell of a Herlev or SIPaKMeD class at `mpp` µm/px. The same `rng` state gives the same cell at every mpp."""
+    variants = MORPHOLOGY[kind]
+    return draw_morphology(variants[rng.integers(len(variants))], kind, mpp, stain, rng)
+
+
+def draw_morphology(form: Morphology, kind: str, mpp: float, stain: Stain, rng: np.random.Generator) -> Sprite:
+    """One cell of the form; see draw_cell."""
+    shape = _Shape.draw(form, rng)
+    area = Canvas.around(np.concatenate([shape.cell, *(n.outline for n in shape.nuclei)]), MARGIN_UM, mpp)
+    cell = area.fill(shape.cell)
+    for nucleus in shape.nuclei:  # a cell is never cut by its own nucleus: the membrane bulges over it
+        np.maximum(cell, area.fill(nucleus.bulge()), out=cell)
+    dye = _cytoplasm(form, shape, cell, area, rng)
+    nuclear = np.zeros(area.shape, bool)
+    for nucleus in shape.nuclei:
+        where, window = area.window(nucleus.outline, 1.0)
+        ink, clearing, inside = draw_nucleus(form, nucleus, window, rng)
+        dye.sheet[where] *= 1 - clearing
+        dye.nuclear[where] += ink
+        nuclear[where] |= inside
+    return Sprite(light(dye.planes(), stain, mpp), kind, (cell > 0.5) | nuclear, nuclear)
+
+
+def light(planes: list[Plane], stain: Stain, mpp: float) -> NDArray[np.float32]:
+    """Four planes of dye (H, W) to blurred transmittance (H, W, 3), exactly 1 along the border."""
+    density = cv2.transform(cv2.merge(planes), -stain.density())
+    through = cv2.GaussianBlur(cv2.exp(density), (0, 0), canvas.psf_px(mpp), borderType=cv2.BORDER_REPLICATE)
+    np.clip(through, 0, 1, out=through)
+    through[[0, -1]] = 1
+    through[:, [0, -1]] = 1
+    return np.asarray(through, np.float32)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """A cell before its texture.
+
+    Attributes:
+        cell: Its outline.
+        nuclei: One or two.
+        halo: Outline of a koilocyte's cavity, or None.
+        fold: The flap that lies on the cell and the part of the cell it left, or None.
+    """
+
+    cell: Outline
+    nuclei: tuple[Nucleus, ...]
+    halo: Outline | None
+    fold: tuple[Outline, Outline] | None
+
+    @classmethod
+    def draw(cls, form: Morphology, rng: np.random.Generator) -> "_Shape":
+        nucleus_um2 = form.nucleus_um2[0] * float(np.exp(np.clip(rng.normal(0, form.nucleus_um2[1]), -0.5, 0.5)))
+        ratio = min(0.82, form.nc_ratio[0] * float(np.exp(np.clip(rng.normal(0, form.nc_ratio[1]), -0.5, 0.5))))
+        elongation = float(rng.uniform(*form.elongation))
+        cell = form.outline(rng, nucleus_um2 / ratio, elongation, form.rough)
+        nuclei = outline_nuclei(form, cell, nucleus_um2, rng)
+        halo = None
+        if form.halo:
+            cavity = canvas.rounded(rng, nucleus_um2 * form.halo, float(rng.uniform(1.0, 1.3)), 0.07)
+            middle = np.mean([n.outline.mean(axis=0) for n in nuclei], axis=0)
+            halo = canvas.turned(cavity, rng.uniform(0, np.pi), (float(middle[0]), float(middle[1])))
+        angle = rng.uniform(0, 2 * np.pi)
+        cell, nuclei = canvas.turned(cell, angle), tuple(n.turned(angle) for n in nuclei)
+        if halo is not None:
+            halo = canvas.turned(halo, angle)
+        fold = _fold(cell, nuclei, rng) if rng.random() < form.fold else None
+        return cls(cell, nuclei, halo, fold)
+
+
+def _fold(cell: Outline, nuclei: tuple[Nucleus, ...], rng: np.random.Generator) -> tuple[Outline, Outline] | None:
+    """A straight crease near the edge: (the flap mirrored in it, the part beyond it); None if it hit a nucleus."""
+    angle = rng.uniform(0, 2 * np.pi)
+    normal = np.array([np.cos(angle), np.sin(angle)], np.float32)
+    far = cell @ normal
+    crease = float(far.max() * rng.uniform(0.62, 0.9))
+    if any((n.outline @ normal).max() > crease - 1 for n in nuclei):
+        return None
+    beyond = far > crease
+    part = np.where(beyond[:, None], cell, cell - (far - crease)[:, None] * normal)
+    flap = part - 2 * ((part @ normal) - crease)[:, None] * normal
+    return flap.astype(np.float32), part.astype(np.float32)
+
+
+@dataclass
+class _Dye:
+    """Planes (H, W): thickness of the cytoplasm, its share of eosin, of orange, and haematoxylin."""
+
+    sheet: Plane
+    eosin: Plane
+    orange: float
+    nuclear: Plane
+
+    def planes(self) -> list[Plane]:
+        pink = self.sheet * self.eosin
+        return [self.sheet - pink, pink * (1 - self.orange), pink * self.orange, self.nuclear]
+
+
+def _cytoplasm(form: Morphology, shape: _Shape, cell: Plane, area: Canvas, rng: np.random.Generator) -> _Dye:
+    """The cell without its nucleus. `cell`, its share of each pixel, loses what is folded away."""
+    density = form.density * float(np.exp(rng.normal(0, 0.16)))
+    texture = area.noise(rng, 9.0) * 0.8 + area.noise(rng, 2.6) * 0.6 + area.noise(rng, 0.75) * 0.7
+    dome = _dome(cell, form.dome, area)
+    sheet = cell
+    if shape.fold is not None:
+        flap, gone = (area.fill(part) for part in shape.fold)
+        np.maximum(cell * (1 - gone), flap, out=cell)
+        sheet = cell + 0.85 * flap
+    sheet = sheet * dome
+    sheet *= np.maximum(density * (1 + form.grain * texture), 0.05)
+    bubbles = int(rng.poisson(form.vacuoles))
+    for _ in range(bubbles):
+        sheet *= 1 - 0.45 * area.fill(_bubble(shape.cell, rng))
+    if shape.halo is not None:
+        _clear_halo(sheet, shape.halo, cell, density, area, rng)
+    lines = form.rim * _edge(shape, area) * cell
+    for _ in range(int(rng.poisson(form.wrinkles))):
+        lines += rng.uniform(0.1, 0.35) * area.stroke(_crease(shape.cell, rng), rng.uniform(0.5, 1.3), False) * cell
+    sheet += lines * density
+    specks = _granules(form, shape.cell, area, rng)
+    nuclear = 0.12 * lines + specks * cell
+    pink = float(rng.random() < form.eosinophilic)
+    share = abs(pink - rng.beta(1.2, 9)) + 0.07 * area.noise(rng, 12.0)
+    orange = min(1.0, form.orange * float(rng.uniform(0.6, 1.15)))
+    return _Dye(sheet, np.clip(share, 0, 1).astype(np.float32), orange, nuclear.astype(np.float32))
+
+
+def _dome(cell: Plane, dome: float, area: Canvas) -> Plane:
+    """Thickness over the cell's middle, 1 there and 1 - dome at the edge, (H, W)."""
+    height, width = (max(8, int(extent / _COARSE_UM)) for extent in reversed(area.extent_um))
+    coarse = cv2.resize(cell, (width, height), interpolation=cv2.INTER_AREA)
+    sigma = 0.16 * min(width, height)
+    coarse = np.clip(2 * cv2.GaussianBlur(coarse, (0, 0), sigma) - 0.9, 0, 1)
+    smooth = cv2.resize(coarse, cell.shape[::-1], interpolation=cv2.INTER_CUBIC)
+    return np.asarray(1 - dome + dome * smooth, np.float32)
+
+
+def _edge(shape: _Shape, area: Canvas) -> Plane:
+    if shape.fold is None:
+        return area.stroke(shape.cell, 0.7, True)
+    flap, gone = shape.fold
+    return np.maximum(area.stroke(shape.cell, 0.7, True) * (1 - area.fill(gone)), area.stroke(flap, 0.7, True))
+
+
+def _clear_halo(
+    sheet: Plane, halo: Outline, cell: Plane, density: float, area: Canvas, rng: np.random.Generator
+) -> None:
+    """Empties the cavity of a koilocyte and packs its cytoplasm into the rim around it, in place."""
+    cavity = area.fill(halo)
+    packed = cv2.GaussianBlur(cavity, (0, 0), 1.6 / area.mpp) * (1 - cavity) * cell
+    sheet *= 1 - float(rng.uniform(0.72, 0.9)) * cavity
+    sheet += density * float(rng.uniform(0.9, 1.6)) * packed
+
+
+def _bubble(cell: Outline, rng: np.random.Generator) -> Outline:
+    reach = cell[rng.integers(len(cell))] * rng.uniform(0.2, 0.8)
+    drop = canvas.rounded(rng, rng.uniform(1.5, 9.0), 1.0, 0.03)
+    return canvas.turned(drop, 0.0, (float(reach[0]), float(reach[1])))
+
+
+def _crease(cell: Outline, rng: np.random.Generator) -> Outline:
+    """A soft curve across part of the cell."""
+    start, middle, stop = (cell[rng.integers(len(cell))] * rng.uniform(0.3, 1.0) for _ in range(3))
+    along = np.linspace(0, 1, 12)[:, None]
+    curve = (1 - along) ** 2 * start + 2 * along * (1 - along) * middle + along**2 * stop
+    return curve.astype(np.float32)
+
+
+def _granules(form: Morphology, cell: Outline, area: Canvas, rng: np.random.Generator) -> Plane:
+    """Keratohyalin granules and specks: points of haematoxylin."""
+    low, high = cell.min(axis=0), cell.max(axis=0)
+    box_um2 = float(np.prod(high - low))
+    count = int(rng.poisson(form.granules * float(rng.gamma(2.0, 0.5)) * box_um2 / 1000)) if form.granules else 0
+    where = rng.uniform(low, high, (count, 2))
+    return area.dots(where, rng.gamma(2.0, 0.06, count))

@@ -1,0 +1,71 @@
+"""The look of one slide: glass colour and the light that each dye of the Papanicolaou stain takes away.
+
+A laboratory's batches of dye, its glass and its scanner give all of its slides a look of their own, which models
+learn instead of disease when they can. So the look is drawn in two steps: the site's from its name, the same in
+every cohort, and the slide's around it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from papsmear import seeds
+
+Rgb = tuple[float, float, float]
+
+# Optical densities at the strength of a typical cell; read off the Herlev pictures (Jantzen et al. 2005).
+GLASS: Rgb = (238.0, 235.0, 231.0)
+CYANOPHILIC: Rgb = (0.40, 0.17, 0.17)
+EOSINOPHILIC: Rgb = (0.075, 0.40, 0.24)
+ORANGEOPHILIC: Rgb = (0.05, 0.33, 0.60)
+HAEMATOXYLIN: Rgb = (0.88, 0.86, 0.47)
+
+
+@dataclass(frozen=True)
+class Stain:
+    """Everything of a slide's colours; densities are natural-log optical densities of R, G, B.
+
+    Attributes:
+        glass: Colour of empty glass, RGB in 0..255.
+        cyanophilic: Light green and eosin's blue-green cytoplasm of intermediate and deeper cells.
+        eosinophilic: Pink cytoplasm of superficial cells.
+        orangeophilic: Orange G, of keratin.
+        haematoxylin: Nuclei.
+        strength: Factor on all densities, about 0.75..1.3.
+    """
+
+    glass: Rgb
+    cyanophilic: Rgb
+    eosinophilic: Rgb
+    orangeophilic: Rgb
+    haematoxylin: Rgb
+    strength: float
+
+    def density(self) -> NDArray[np.float32]:
+        """(3, 4): what one unit of cyanophilic, eosinophilic, orange and nuclear dye takes from R, G and B."""
+        dyes = (self.cyanophilic, self.eosinophilic, self.orangeophilic, self.haematoxylin)
+        return np.float32(self.strength) * np.array(dyes, np.float32).T
+
+
+def draw_stain(rng: np.random.Generator, site: str) -> Stain:
+    """The look of one slide of `site`: the site's own shift, from its name alone, plus the slide's from `rng`."""
+    site_rng = seeds.rng(0, "phantom site", site)
+
+    def around(typical: Rgb) -> Rgb:
+        shift = site_rng.normal(0, 0.13, 3) + rng.normal(0, 0.035, 3)
+        red, green, blue = (float(v) for v in np.array(typical) * np.exp(np.clip(shift, -0.35, 0.35)))
+        return red, green, blue
+
+    tint = site_rng.normal(0, 4.0, 3) + rng.normal(0, 1.2, 3)
+    lamp = site_rng.uniform(-8, 8) + rng.normal(0, 2)
+    red, green, blue = (float(v) for v in np.clip(np.array(GLASS) + tint + lamp, 205, 250))
+    strength = np.exp(np.clip(site_rng.normal(0, 0.14) + rng.normal(0, 0.07), -0.3, 0.3))
+    return Stain(
+        glass=(red, green, blue),
+        cyanophilic=around(CYANOPHILIC),
+        eosinophilic=around(EOSINOPHILIC),
+        orangeophilic=around(ORANGEOPHILIC),
+        haematoxylin=around(HAEMATOXYLIN),
+        strength=float(strength),
+    )
