@@ -47,7 +47,7 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real public data (read-only), which lies beside the repository on development machines."""
+    """The real public data (read-only), which lies beside the repository on development machines."""
     folder = ROOT.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("the real public data is not here: there is no ../shared/data beside the repository")
