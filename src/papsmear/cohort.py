@@ -6,6 +6,8 @@ One row a slide: `slide_id, path` required; `label` (0, 1 or empty), `patient_id
 
 import csv
 import re
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,17 +42,18 @@ def read_slides(file: Path, need_files: bool = True) -> list[Slide]:
     """
     header, rows = _read_rows(file)
     problems = [f"column {name!r} is missing" for name in ("slide_id", "path") if name not in header]
+    problems += [f"column {name!r} is there {n} times" for name, n in Counter(header).items() if n > 1]
     if problems:
         raise UsageError(f"{file}: {'; '.join(problems)}; the header has: {', '.join(header) or 'nothing'}")
     slides: list[Slide] = []
     line_of: dict[str, int] = {}
     for line, row in rows:
         slide, wrong = _parse(row, file.parent, need_files)
-        if slide and slide.slide_id in line_of:
-            wrong.append(f"slide_id {slide.slide_id!r} is already in line {line_of[slide.slide_id]}; ids must differ")
+        first = line_of.setdefault(row["slide_id"], line)
+        if row["slide_id"] and first != line:
+            wrong.append(f"slide_id {row['slide_id']!r} is already in line {first}; ids must differ")
         problems += [f"line {line}: {what}" for what in wrong]
         if slide:
-            line_of.setdefault(slide.slide_id, line)
             slides.append(slide)
     if not rows:
         problems.append("there are no slides in it")
@@ -60,24 +63,28 @@ def read_slides(file: Path, need_files: bool = True) -> list[Slide]:
 
 
 def _read_rows(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """The header, and each row with its line; values beyond the header's columns are kept under the name ''."""
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, strict=True)
+            reader = csv.DictReader(stream, restkey="", restval="", strict=True)
+            reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
             rows = [(reader.line_num, _clean(row)) for row in reader]
-            return [name.strip() for name in reader.fieldnames or []], rows
+            return list(reader.fieldnames), rows
     except OSError as error:
         raise UsageError(f"{file}: cannot read the slide list: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{file}: not a csv file in UTF-8: {error}") from error
 
 
-def _clean(row: dict[str | None, str | list[str] | None]) -> dict[str, str]:
-    return {key.strip(): value.strip() if isinstance(value, str) else "" for key, value in row.items() if key}
+def _clean(row: dict[str, str | list[str]]) -> dict[str, str]:
+    return {name: (value if isinstance(value, str) else ",".join(value)).strip() for name, value in row.items()}
 
 
 def _parse(row: dict[str, str], folder: Path, need_files: bool) -> tuple[Slide | None, list[str]]:
     wrong = []
     slide_id, path = row["slide_id"], row["path"]
+    if beyond := row.pop("", ""):
+        wrong.append(f"{beyond!r} stands beyond the header's last column; quote values that hold a comma")
     if not _ID.fullmatch(slide_id):
         clean = re.sub(r"[^A-Za-z0-9_-]+", "_", slide_id).strip("_") or "slide_1"
         wrong.append(f"slide_id {slide_id!r} may hold letters, digits, '_' and '-' only; use {clean!r}")
@@ -145,17 +152,19 @@ def split(slides: Path, folds: int = 4, seed: int = 0) -> None:
     found = read_slides(slides, need_files=False)
     strata = np.array(["none" if s.label is None else str(s.label) for s in found])
     patients = np.array([s.patient_id for s in found])
-    for stratum in sorted(set(strata)):
-        n_patients = len(set(patients[strata == stratum]))
+    for label in sorted(set(strata) - {"none"}) or ["none"]:
+        n_patients = len(set(patients[strata == label]))
         if folds < 2 or n_patients < folds:
             raise UsageError(
                 f"{slides}: --folds={folds} needs 2 or more folds and as many patients of each label; "
-                f"label {stratum} has {n_patients}"
+                f"label {label} has {n_patients}"
             )
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     fold_of = np.empty(len(found), dtype=int)
-    for fold, (_, test) in enumerate(splitter.split(strata, strata, patients)):
-        fold_of[test] = fold
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class")  # few slides without a label do no harm
+        for fold, (_, test) in enumerate(splitter.split(strata, strata, patients)):
+            fold_of[test] = fold
     write_rows(slides, [{**s.row, "fold": str(fold)} for s, fold in zip(found, fold_of, strict=True)])
     for fold in range(folds):
         inside = fold_of == fold

@@ -4,6 +4,7 @@ Nothing here asks the network. A check that breaks is itself a finding, since br
 is for: each check imports what it looks at on its own.
 """
 
+import importlib
 import shutil
 import subprocess
 import sys
@@ -78,8 +79,8 @@ def python() -> Finding:
 def torch() -> Finding:
     """torch runs, and torchvision is of a build that matches (where it does not, the import fails)."""
     import torch as installed
-    import torchvision
 
+    torchvision = importlib.import_module("torchvision")
     return Finding(f"{installed.__version__}, torchvision {torchvision.__version__}")
 
 
@@ -123,7 +124,7 @@ def codecs() -> Finding:
 
     ramp: Any = np.linspace(0, 255, 64 * 64, dtype=np.uint8).reshape(64, 64)
     picture = np.stack([ramp, ramp[::-1], ramp.T], axis=-1)
-    by_turbo = cv2.imdecode(np.frombuffer(simplejpeg.encode_jpeg(picture, 95), np.uint8), cv2.IMREAD_COLOR)
+    by_turbo: Any = cv2.imdecode(np.frombuffer(simplejpeg.encode_jpeg(picture, 95), np.uint8), cv2.IMREAD_COLOR)
     by_opencv = simplejpeg.decode_jpeg(cv2.imencode(".jpg", picture[..., ::-1])[1].tobytes())
     for name, read in (("OpenCV", by_turbo[..., ::-1]), ("simplejpeg", by_opencv)):
         if np.abs(read.astype(int) - picture).mean() > 8:
