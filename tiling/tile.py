@@ -1,0 +1,221 @@
+"""`papsmear tile`: slides to tiles in shards, one slide a process.
+
+    open_slide → overview → deposit → grid → tiles → shards + slide.json + overview.jpg
+
+A slide's folder appears only when whole, so a run that was stopped goes on where it stopped. A slide that fails is
+reported at the end and stops no other.
+"""
+
+import dataclasses
+import errno
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+
+from papsmear import __version__
+from papsmear.cohort import Slide, read_slides
+from papsmear.errors import InputError, UsageError
+from papsmear.files import whole
+from papsmear.progress import say, track
+from papsmear.tiling.deposit import Area, Deposit, find_deposit, overview_of
+from papsmear.tiling.grid import draw, grid, tiles_in
+from papsmear.tiling.pool import each
+from papsmear.tiling.reader import COARSEST_MPP, FINEST_MPP, SlideReader, open_slide
+from papsmear.tiling.shards import ShardWriter, Tile, read_slide_json
+
+OVERVIEW_QUALITY = 85
+
+
+@dataclass(frozen=True)
+class TileSettings:
+    """What decides the tiles of a slide: `size_px` a side at `mpp` µm/px, in `area`, as JPEG of `quality`."""
+
+    area: Area = "disc"
+    size_px: int = 320
+    mpp: float = 0.5
+    quality: int = 90
+
+    def __post_init__(self) -> None:
+        if not 32 <= self.size_px <= 4096:
+            raise UsageError(f"tiles of {self.size_px} px (size_px) cannot be made; 32 to 4096 can")
+        if not FINEST_MPP <= self.mpp <= 64:
+            raise UsageError(f"tiles at {self.mpp:g} µm/px (tile_mpp) cannot be made; {FINEST_MPP:g} to 64 can")
+        if not 1 <= self.quality <= 100:
+            raise UsageError(f"JPEG quality {self.quality} cannot be had; 1 to 100 can, 90 is usual")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which tiles of a slide will be made: corners (N, 2) and side, in level-0 pixels, in grid order."""
+
+    deposit: Deposit
+    xy_level0: NDArray[np.int64]
+    size_level0: float
+    n_grid: int  # tiles that would cover the whole slide
+    overview: NDArray[np.uint8]  # (H, W, 3)
+    level0_px_per_px: float  # of the overview
+
+
+def plan(reader: SlideReader, settings: TileSettings) -> Plan:
+    """Finds the deposit and lays the grid. InputError where there is no deposit, or no tile fits in it."""
+    reader.level_for(settings.mpp)
+    step_level0 = settings.size_px * settings.mpp / reader.mpp
+    overview, level0_px_per_px = overview_of(reader)
+    deposit = find_deposit(reader, settings.area, overview, level0_px_per_px)
+    everywhere = grid(reader.size_level0, step_level0)
+    xy_level0 = tiles_in(deposit, everywhere, step_level0)
+    if len(xy_level0) == 0:
+        raise InputError(
+            f"{reader.path}: no tile of {settings.size_px} px at {settings.mpp:g} µm/px fits (the slide has"
+            f" {reader.size_level0[0]} x {reader.size_level0[1]} px at {reader.mpp:g}); use a smaller --size_px"
+        )
+    return Plan(deposit, xy_level0, round(step_level0, 3), len(everywhere), overview, level0_px_per_px)
+
+
+def iter_tiles(reader: SlideReader, settings: TileSettings, plan: Plan) -> Iterator[Tile]:
+    """Reads the planned tiles in grid order, JPEG bytes and all; what goes into the shards is exactly this."""
+    for x, y in plan.xy_level0.tolist():
+        rgb = reader.read((x, y), settings.size_px, settings.mpp)
+        jpeg = simplejpeg.encode_jpeg(rgb, settings.quality, colorsubsampling="420")
+        yield Tile((x, y), plan.size_level0, settings.size_px, settings.mpp, 0.0, focus_score(rgb), jpeg)
+
+
+def focus_score(rgb: NDArray[np.uint8]) -> float:
+    """Variance of the Laplacian of the grey picture (H, W, 3): high where it is sharp (Pech-Pacheco et al. 2000)."""
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    return round(float(cv2.Laplacian(grey, cv2.CV_16S).var()), 3)
+
+
+def tile(
+    slides: Path,
+    out: Path,
+    area: Area = "disc",
+    mpp: float | None = None,
+    size_px: int = 320,
+    tile_mpp: float = 0.5,
+    quality: int = 90,
+    workers: int | None = None,
+) -> int:
+    """Cuts slides into tiles and writes them as WebDataset shards, one folder a slide.
+
+    A slide that is done already is left as it is, so a run that was stopped goes on where it stopped.
+
+    Args:
+        slides: The slides.csv.
+        out: The folder that gets a folder for each slide: shards, slide.json, overview.jpg.
+        area: What to tile: the round cell deposit of a liquid-based preparation, all tissue, or all of the slide.
+        mpp: The slide's own µm/px, for files that do not tell it and have none in the column mpp of slides.csv.
+        size_px: Side of a tile.
+        tile_mpp: µm/px of the tiles.
+        quality: JPEG quality of the tiles.
+        workers: How many slides at a time; as many as there are processor cores if not given.
+    """
+    settings = TileSettings(area, size_px, tile_mpp, quality)
+    if mpp is not None and not FINEST_MPP <= mpp <= COARSEST_MPP:
+        raise UsageError(f"--mpp={mpp:g} is not the µm/px of a slide; {FINEST_MPP:g} to {COARSEST_MPP:g} is")
+    workers = len(os.sched_getaffinity(0)) if workers is None else workers
+    if workers < 1:
+        raise UsageError(f"--workers={workers}: at least 1 is needed")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out}: --out is a file; name a folder")
+    jobs = [dataclasses.replace(slide, mpp=slide.mpp or mpp) for slide in read_slides(slides)]
+    todo = [slide for slide in jobs if not _is_done(out / slide.slide_id, slide, settings)]
+    tiles, failures = 0, {}
+    try:
+        work = partial(tile_slide, out=out, settings=settings)
+        for slide, result in track(each(work, todo, workers), "slides", len(todo)):
+            if isinstance(result, str):
+                failures[slide.slide_id] = result
+            else:
+                tiles += result
+    except BrokenProcessPool as error:
+        raise InputError(
+            f"{out}: a worker process was killed, often since memory ran out; start the command again with fewer"
+            " --workers: it goes on from there"
+        ) from error
+    finally:
+        for slide_id, reason in sorted(failures.items()):
+            say(f"slide {slide_id} failed: {reason}")
+    done = len(todo) - len(failures)
+    say(f"{out}: {done} slides tiled ({tiles} tiles), {len(jobs) - len(todo)} done before, {len(failures)} failed")
+    return 1 if failures else 0
+
+
+def _is_done(folder: Path, slide: Slide, settings: TileSettings) -> bool:
+    """Whether the slide is tiled already. UsageError where that was with other settings or from another file."""
+    if not folder.exists():
+        return False
+    try:
+        found = read_slide_json(folder)
+    except InputError as error:
+        raise UsageError(str(error)) from error
+    now: dict[str, Any] = {**dataclasses.asdict(settings), "source": _source(slide.path)}
+    before = {**found["settings"], "source": found.get("source")}
+    if found.get("mpp_from") == "given":
+        now["slide mpp"], before["slide mpp"] = slide.mpp, found.get("mpp")
+    changed = [f"{name} {before.get(name)} instead of {now[name]}" for name in now if before.get(name) != now[name]]
+    if changed:
+        raise UsageError(f"{folder}: made with {', '.join(changed)}; delete it or name another folder with --out")
+    return True
+
+
+def _source(path: Path) -> dict[str, Any]:
+    files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path]
+    return {"name": path.name, "bytes": sum(file.stat().st_size for file in files)}
+
+
+def tile_slide(slide: Slide, out: Path, settings: TileSettings) -> int | str:
+    """Tiles one slide into `out`/<slide_id>; the number of tiles, or why the slide failed.
+
+    InputError where the disk is full, since that stops the other slides too.
+    """
+    try:
+        with open_slide(slide.path, slide.mpp) as reader, whole(out / slide.slide_id) as folder:
+            return _write(reader, slide, settings, folder)
+    except InputError as error:
+        return " ".join(str(error).split())
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(
+            f"{out}: {error.strerror}; free some space and start the command again: it goes on from there"
+        ) from error
+
+
+def _write(reader: SlideReader, slide: Slide, settings: TileSettings, folder: Path) -> int:
+    planned = plan(reader, settings)
+    folder.mkdir()
+    with ShardWriter(folder, slide.slide_id) as writer:
+        for made in iter_tiles(reader, settings, planned):
+            writer.write(made)
+    picture = draw(planned.overview, planned.level0_px_per_px, planned.deposit, planned.xy_level0, planned.size_level0)
+    (folder / "overview.jpg").write_bytes(simplejpeg.encode_jpeg(picture, OVERVIEW_QUALITY))
+    levels = zip(reader.level_sizes, reader.level_downsamples, strict=True)
+    content = {
+        "slide_id": slide.slide_id,
+        "papsmear": __version__,
+        "source": _source(slide.path),
+        "format": reader.format,
+        "size_level0": list(reader.size_level0),
+        "mpp": reader.mpp,
+        "mpp_from": reader.mpp_from,
+        "levels": [{"size_px": list(size), "downsample": round(down, 6)} for size, down in levels],
+        "level_read": reader.level_for(settings.mpp),
+        "deposit": planned.deposit.as_json(reader.mpp),
+        "tile_size_level0": planned.size_level0,
+        "counts": {"grid": planned.n_grid, "tiles": writer.n_tiles, "shards": writer.n_shards},
+        "settings": dataclasses.asdict(settings),
+    }
+    lines = ",\n ".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items())
+    (folder / "slide.json").write_text(f"{{\n {lines}\n}}\n", encoding="utf-8")
+    return writer.n_tiles
