@@ -57,26 +57,31 @@ class Canvas:
         finer = 4 if self.mpp > 0.6 else 2
         height, width = self.shape
         ink = np.zeros((height * finer, width * finer), np.uint8)
-        points = ((outline - np.float32(self.origin_um)) / self.mpp + 0.5) * finer - 0.5
+        points = ((outline - self._origin()) / self.mpp + 0.5) * finer - 0.5
         cv2.fillPoly(ink, [_fixed(points)], 255, cv2.LINE_8, _SHIFT)
-        return cv2.resize(ink, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+        small = cv2.resize(ink, (width, height), interpolation=cv2.INTER_AREA)
+        return np.multiply(small, 1 / 255, dtype=np.float32)
+
+    def _origin(self) -> Outline:
+        return np.array(self.origin_um, np.float32)
 
     def stroke(self, line: Outline, width_um: float, closed: bool) -> Plane:
         """A line of `width_um`, (H, W) in 0..1; thinner than a pixel it is fainter."""
         width_px = width_um / self.mpp
         thickness = max(1, round(width_px))
         ink = np.zeros(self.shape, np.uint8)
-        points = (line - np.float32(self.origin_um)) / self.mpp
+        points = (line - self._origin()) / self.mpp
         cv2.polylines(ink, [_fixed(points)], closed, 255, thickness, cv2.LINE_AA, _SHIFT)
         return ink.astype(np.float32) * np.float32(min(1.0, width_px / thickness) / 255)
 
     def dots(self, xy_um: NDArray[np.float64], mass_um2: NDArray[np.float64]) -> Plane:
-        """Points of given mass (density times area), which the optics' blur makes round."""
+        """Points of given mass (density times area), some 0.7 µm wide."""
         ink = np.zeros(self.shape, np.float32)
         x, y = np.rint((xy_um - self.origin_um) / self.mpp).astype(int).T
         inside = (x >= 0) & (y >= 0) & (x < self.shape[1]) & (y < self.shape[0])
         np.add.at(ink, (y[inside], x[inside]), (mass_um2[inside] / self.mpp**2).astype(np.float32))
-        return cv2.GaussianBlur(ink, (0, 0), max(0.28 / self.mpp, 0.4)).astype(np.float32, copy=False)
+        side = 2 * int(0.3 / self.mpp) + 1
+        return np.asarray(cv2.blur(ink, (side, side)), np.float32)
 
     def noise(self, rng: np.random.Generator, grain_um: float) -> Plane:
         """Smooth noise with grains of about `grain_um`, (H, W), mean 0, deviation about 1."""
@@ -100,7 +105,7 @@ def rounded(rng: np.random.Generator, area_um2: float, elongation: float = 1.0, 
     """A closed curve of low harmonics: nuclei, halos, round cells. Long side along x; `rough` is their size."""
     angle = np.linspace(0, 2 * np.pi, 96, endpoint=False)
     order = np.arange(2, 8)
-    size = rng.normal(0, rough, order.size) / (order - 1) ** 0.7
+    size = rng.normal(0, rough, order.size) / (order - 1) ** 1.1
     phase = rng.uniform(0, 2 * np.pi, order.size)
     radius = 1 + (size[:, None] * np.cos(order[:, None] * angle + phase[:, None])).sum(axis=0)
     radius = np.maximum(radius, 0.35)
@@ -109,44 +114,45 @@ def rounded(rng: np.random.Generator, area_um2: float, elongation: float = 1.0, 
 
 def polygonal(rng: np.random.Generator, area_um2: float, elongation: float = 1.0, rough: float = 0.05) -> Outline:
     """A flat cell: five to eight corners, rounded, with sides that are bowed and a little ragged."""
-    corners = int(rng.integers(5, 9))
+    corners = int(rng.integers(5, 10))
     angle = 2 * np.pi * (np.arange(corners) + rng.uniform(-0.32, 0.32, corners)) / corners
-    radius = rng.uniform(0.86, 1.14, corners)
+    radius = rng.uniform(0.78, 1.16, corners)
     points = np.stack([radius * np.cos(angle) * elongation, radius * np.sin(angle)], 1)
-    for cut in (0.18, 0.25, 0.25, 0.25, 0.25):
-        after = np.roll(points, -1, axis=0)
+    for cut in (rng.uniform(0.06, 0.2), 0.2, 0.25, 0.25, 0.25):
+        after = np.concatenate([points[1:], points[:1]])
         points = np.stack([(1 - cut) * points + cut * after, cut * points + (1 - cut) * after], 1).reshape(-1, 2)
     count = len(points)
-    wave = rng.normal(0, 1, (4, 2)) * np.array([[1.0], [0.6], [0.35], [0.3]])
-    turn = 2 * np.pi * np.arange(count)[:, None] / count * np.array([3, 7, 13, 23])
-    ripple = 1 + rough * 0.35 * (np.cos(turn) @ wave[:, 0] + np.sin(turn) @ wave[:, 1])
+    wave = rng.normal(0, 1, (4, 2)) * np.array([[1.0], [0.5], [0.26], [0.09]])
+    turn = 2 * np.pi * np.arange(count)[:, None] / count * np.array([2, 5, 11, 23])
+    ripple = 1 + rough * 0.5 * (np.cos(turn) @ wave[:, 0] + np.sin(turn) @ wave[:, 1])
     return _of_area(points * ripple[:, None], area_um2)
 
 
 def tapered(rng: np.random.Generator, area_um2: float, elongation: float = 1.0, rough: float = 0.05) -> Outline:
-    """A column or a tadpole: broad at +x, drawn out to a tail at -x."""
-    along = np.linspace(-1, 1, 40)
-    belly = rng.uniform(-0.1, 0.5)
-    width = np.sqrt(np.clip(1 - np.abs(along) ** 5, 0, 1)) * np.exp(-((along - belly) ** 2) / rng.uniform(0.7, 1.6))
-    width *= 1 + rough * np.cos(along * rng.uniform(3, 7) + rng.uniform(0, 6))
-    bend = rng.normal(0, 0.12) * along**2
-    upper = np.stack([along * elongation, bend + width], 1)
-    lower = np.stack([along * elongation, bend - width], 1)[::-1]
+    """A column: a broad free end at +x, drawn out to a foot at -x."""
+    along = np.linspace(0, 1, 48)
+    foot = rng.uniform(2.0, 6.0)
+    width = (1 - np.exp(-foot * along)) * np.sqrt(np.clip(1 - np.clip((along - 0.75) / 0.25, 0, 1) ** 2.6, 0, 1))
+    width *= 1 + rough * np.cos(along * rng.uniform(5, 11) + rng.uniform(0, 6))
+    bend = rng.normal(0, 0.25) * (along - 0.5) ** 2
+    x = (2 * along - 1) * elongation
+    upper = np.stack([x, bend + 0.9 * width], 1)
+    lower = np.stack([x, bend - 0.9 * width], 1)[::-1]
     return _of_area(np.concatenate([upper, lower[1:-1]]), area_um2)
 
 
 def _of_area(points: NDArray[np.float64], area_um2: float) -> Outline:
     """Scaled to an area and moved so that its centre of mass is 0, 0."""
-    after = np.roll(points, -1, axis=0)
+    after = np.concatenate([points[1:], points[:1]])
     cross = points[:, 0] * after[:, 1] - after[:, 0] * points[:, 1]
     centre = ((points + after) * cross[:, None]).sum(axis=0) / (3 * cross.sum())
-    return ((points - centre) * np.sqrt(2 * area_um2 / abs(cross.sum()))).astype(np.float32)
+    return np.asarray((points - centre) * np.sqrt(2 * area_um2 / abs(cross.sum())), np.float32)
 
 
 def turned(outline: Outline, angle: float, shift_um: tuple[float, float] = (0.0, 0.0)) -> Outline:
     """Rotated by `angle` (radians) around 0, 0, then moved."""
     cos, sin = np.cos(angle), np.sin(angle)
-    return (outline @ np.array([[cos, sin], [-sin, cos]]) + shift_um).astype(np.float32)
+    return np.asarray(outline @ np.array([[cos, sin], [-sin, cos]]) + shift_um, np.float32)
 
 
 def radius_um(area_um2: float) -> float:

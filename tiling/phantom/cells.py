@@ -47,9 +47,15 @@ def draw_morphology(form: Morphology, kind: str, mpp: float, stain: Stain, rng: 
 
 def light(planes: list[Plane], stain: Stain, mpp: float) -> NDArray[np.float32]:
     """Four planes of dye (H, W) to blurred transmittance (H, W, 3), exactly 1 along the border."""
-    density = cv2.transform(cv2.merge(planes), -stain.density())
-    through = cv2.GaussianBlur(cv2.exp(density), (0, 0), canvas.psf_px(mpp), borderType=cv2.BORDER_REPLICATE)
-    np.clip(through, 0, 1, out=through)
+    cyan, pink, orange, nuclear = planes
+    channels = []
+    for a, b, c, d in (-stain.density()).tolist():  # OpenCV's sums: no threads for arrays as small as these
+        density = cv2.add(cv2.addWeighted(cyan, a, pink, b, 0), cv2.addWeighted(orange, c, nuclear, d, 0))
+        channels.append(cv2.exp(density))
+    through = cv2.merge(channels)
+    kernel = cv2.getGaussianKernel(2 * int(np.ceil(2.7 * canvas.psf_px(mpp))) + 1, canvas.psf_px(mpp), cv2.CV_32F)
+    through = cv2.sepFilter2D(through, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
+    np.minimum(through, 1, out=through)
     through[[0, -1]] = 1
     through[:, [0, -1]] = 1
     return np.asarray(through, np.float32)
@@ -80,7 +86,7 @@ class _Shape:
         nuclei = outline_nuclei(form, cell, nucleus_um2, rng)
         halo = None
         if form.halo:
-            cavity = canvas.rounded(rng, nucleus_um2 * form.halo, float(rng.uniform(1.0, 1.3)), 0.07)
+            cavity = canvas.rounded(rng, nucleus_um2 * form.halo, float(rng.uniform(1.0, 1.35)), 0.1)
             middle = np.mean([n.outline.mean(axis=0) for n in nuclei], axis=0)
             halo = canvas.turned(cavity, rng.uniform(0, np.pi), (float(middle[0]), float(middle[1])))
         angle = rng.uniform(0, 2 * np.pi)
@@ -96,13 +102,17 @@ def _fold(cell: Outline, nuclei: tuple[Nucleus, ...], rng: np.random.Generator) 
     angle = rng.uniform(0, 2 * np.pi)
     normal = np.array([np.cos(angle), np.sin(angle)], np.float32)
     far = cell @ normal
-    crease = float(far.max() * rng.uniform(0.62, 0.9))
+    crease = float(far.max() * rng.uniform(0.68, 0.92))
     if any((n.outline @ normal).max() > crease - 1 for n in nuclei):
         return None
-    beyond = far > crease
-    part = np.where(beyond[:, None], cell, cell - (far - crease)[:, None] * normal)
+    beyond = np.roll(np.arange(len(cell)), -int(far.argmin()))
+    part = cell[beyond[far[beyond] > crease]]
+    if len(part) < 3:
+        return None
     flap = part - 2 * ((part @ normal) - crease)[:, None] * normal
-    return flap.astype(np.float32), part.astype(np.float32)
+    bow = 1 - 0.25 * rng.random()  # a flap curls: it covers a little less than it left
+    flap += (1 - bow) * ((part @ normal) - crease)[:, None] * normal
+    return flap.astype(np.float32), part
 
 
 @dataclass
@@ -121,48 +131,54 @@ class _Dye:
 
 def _cytoplasm(form: Morphology, shape: _Shape, cell: Plane, area: Canvas, rng: np.random.Generator) -> _Dye:
     """The cell without its nucleus. `cell`, its share of each pixel, loses what is folded away."""
-    density = form.density * float(np.exp(rng.normal(0, 0.16)))
-    texture = area.noise(rng, 9.0) * 0.8 + area.noise(rng, 2.6) * 0.6 + area.noise(rng, 0.75) * 0.7
-    dome = _dome(cell, form.dome, area)
-    sheet = cell
+    density = form.density * float(np.exp(np.clip(rng.normal(0, 0.22), -0.45, 0.45)))
+    share, sheet = _coarse(form, cell, area, rng)
+    edge = area.stroke(shape.cell, 0.7, True)
+    flap: Plane | None = None
     if shape.fold is not None:
-        flap, gone = (area.fill(part) for part in shape.fold)
-        np.maximum(cell * (1 - gone), flap, out=cell)
-        sheet = cell + 0.85 * flap
-    sheet = sheet * dome
-    sheet *= np.maximum(density * (1 + form.grain * texture), 0.05)
-    bubbles = int(rng.poisson(form.vacuoles))
-    for _ in range(bubbles):
-        sheet *= 1 - 0.45 * area.fill(_bubble(shape.cell, rng))
+        part, gone = (area.fill(outline) for outline in shape.fold)
+        np.maximum(cell * (1 - gone), part, out=cell)
+        flap = part
+        edge *= 1 - gone
+        np.maximum(edge, area.stroke(shape.fold[0], 0.7, True), out=edge)
+    sheet *= 1 + 1.5 * form.grain * area.noise(rng, 0.65)
+    np.maximum(sheet, 0.1, out=sheet)
+    if flap is not None:
+        sheet *= 1 + 0.75 * flap
+    sheet *= density * cell
+    for _ in range(int(rng.poisson(form.vacuoles))):
+        drop = _bubble(shape.cell, rng)
+        where, window = area.window(drop, 1.0)
+        sheet[where] *= 1 - 0.45 * window.fill(drop)
     if shape.halo is not None:
         _clear_halo(sheet, shape.halo, cell, density, area, rng)
-    lines = form.rim * _edge(shape, area) * cell
+    lines = form.rim * edge
     for _ in range(int(rng.poisson(form.wrinkles))):
-        lines += rng.uniform(0.1, 0.35) * area.stroke(_crease(shape.cell, rng), rng.uniform(0.5, 1.3), False) * cell
-    sheet += lines * density
-    specks = _granules(form, shape.cell, area, rng)
-    nuclear = 0.12 * lines + specks * cell
-    pink = float(rng.random() < form.eosinophilic)
-    share = abs(pink - rng.beta(1.2, 9)) + 0.07 * area.noise(rng, 12.0)
+        _add_crease(lines, shape.cell, area, rng)
+    lines *= density * cell
+    sheet += lines
+    nuclear = 0.15 * lines
+    if form.granules:
+        nuclear += _granules(form, shape.cell, area, rng) * cell
     orange = min(1.0, form.orange * float(rng.uniform(0.6, 1.15)))
-    return _Dye(sheet, np.clip(share, 0, 1).astype(np.float32), orange, nuclear.astype(np.float32))
+    return _Dye(sheet, share, orange, nuclear)
 
 
-def _dome(cell: Plane, dome: float, area: Canvas) -> Plane:
-    """Thickness over the cell's middle, 1 there and 1 - dome at the edge, (H, W)."""
-    height, width = (max(8, int(extent / _COARSE_UM)) for extent in reversed(area.extent_um))
+def _coarse(form: Morphology, cell: Plane, area: Canvas, rng: np.random.Generator) -> tuple[Plane, Plane]:
+    """Share of eosin and thickness of the sheet (1 in the middle, 1 - dome at the edge), each (H, W).
+
+    Both vary slowly, so they are worked out on a grid of _COARSE_UM.
+    """
+    width, height = (max(8, int(extent / _COARSE_UM)) for extent in area.extent_um)
     coarse = cv2.resize(cell, (width, height), interpolation=cv2.INTER_AREA)
-    sigma = 0.16 * min(width, height)
-    coarse = np.clip(2 * cv2.GaussianBlur(coarse, (0, 0), sigma) - 0.9, 0, 1)
-    smooth = cv2.resize(coarse, cell.shape[::-1], interpolation=cv2.INTER_CUBIC)
-    return np.asarray(1 - dome + dome * smooth, np.float32)
-
-
-def _edge(shape: _Shape, area: Canvas) -> Plane:
-    if shape.fold is None:
-        return area.stroke(shape.cell, 0.7, True)
-    flap, gone = shape.fold
-    return np.maximum(area.stroke(shape.cell, 0.7, True) * (1 - area.fill(gone)), area.stroke(flap, 0.7, True))
+    smooth = np.clip(2 * cv2.GaussianBlur(coarse, (0, 0), 0.16 * min(width, height)) - 0.9, 0, 1)
+    grid = Canvas(_COARSE_UM, (height, width), (0.0, 0.0), area.extent_um)
+    texture = 0.9 * grid.noise(rng, 8.0) + 0.7 * grid.noise(rng, 2.0)
+    sheet = (1 - form.dome + form.dome * smooth) * (1 + form.grain * texture)
+    pink = float(rng.random() < form.eosinophilic)
+    share = np.clip(abs(pink - rng.beta(1.2, 9)) + 0.06 * grid.noise(rng, 12.0), 0, 1)
+    full = cv2.resize(cv2.merge([share, sheet]), cell.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return np.ascontiguousarray(full[..., 0], np.float32), np.ascontiguousarray(full[..., 1], np.float32)
 
 
 def _clear_halo(
@@ -170,9 +186,10 @@ def _clear_halo(
 ) -> None:
     """Empties the cavity of a koilocyte and packs its cytoplasm into the rim around it, in place."""
     cavity = area.fill(halo)
-    packed = cv2.GaussianBlur(cavity, (0, 0), 1.6 / area.mpp) * (1 - cavity) * cell
-    sheet *= 1 - float(rng.uniform(0.72, 0.9)) * cavity
-    sheet += density * float(rng.uniform(0.9, 1.6)) * packed
+    packed = cv2.GaussianBlur(cavity, (0, 0), max(1.7 / area.mpp, 0.4)) * (1 - cavity) * cell
+    wisps = np.clip(float(rng.uniform(0.72, 0.88)) + 0.08 * area.noise(rng, 2.0), 0, 1)
+    sheet *= 1 - wisps * cavity
+    sheet += density * float(rng.uniform(1.0, 2.2)) * packed
 
 
 def _bubble(cell: Outline, rng: np.random.Generator) -> Outline:
@@ -181,12 +198,17 @@ def _bubble(cell: Outline, rng: np.random.Generator) -> Outline:
     return canvas.turned(drop, 0.0, (float(reach[0]), float(reach[1])))
 
 
-def _crease(cell: Outline, rng: np.random.Generator) -> Outline:
-    """A soft curve across part of the cell."""
-    start, middle, stop = (cell[rng.integers(len(cell))] * rng.uniform(0.3, 1.0) for _ in range(3))
+def _add_crease(lines: Plane, cell: Outline, area: Canvas, rng: np.random.Generator) -> None:
+    """Draws a soft curve across part of the cell, in place."""
+    start, stop = (cell[rng.integers(len(cell))] * rng.uniform(0.2, 0.95) for _ in range(2))
+    middle = (start + stop) / 2 + rng.normal(0, 0.15, 2) * np.linalg.norm(stop - start)
     along = np.linspace(0, 1, 12)[:, None]
     curve = (1 - along) ** 2 * start + 2 * along * (1 - along) * middle + along**2 * stop
-    return curve.astype(np.float32)
+    line = curve.astype(np.float32)
+    strength, width_um = rng.uniform(0.12, 0.45), rng.uniform(0.5, 1.4)
+    where, window = area.window(line, 3.0)
+    soft = cv2.GaussianBlur(window.stroke(line, width_um, False), (0, 0), max(0.45 / area.mpp, 0.3))
+    lines[where] += strength * soft
 
 
 def _granules(form: Morphology, cell: Outline, area: Canvas, rng: np.random.Generator) -> Plane:

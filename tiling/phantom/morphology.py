@@ -1,12 +1,13 @@
 """What a cell of each class looks like, as one table of numbers.
 
 N:C is nucleus over whole-cell area. For the Herlev classes it follows the medians measured on the set's own masks
-(superficial 0.009, intermediate 0.028, columnar 0.30, light 0.25, moderate 0.36, severe 0.51, carcinoma in situ 0.60;
-Jantzen, Norup, Dounias & Bjerregaard, "Pap-smear benchmark data for pattern classification", 2005), light and moderate a
-little lower since those pictures often cut the cell. Nuclear areas follow the yardsticks of the Bethesda System (Nayar &
-Wilbur, 3rd ed. 2015): 35 µm² for an intermediate nucleus, 50 µm² for a metaplastic one, low-grade lesions at least three
-times the intermediate one, high-grade ones no larger but in smaller cells. The SIPaKMeD classes follow the descriptions
-of Plissiti et al. (ICIP 2018). Densities and textures are by eye, beside the Herlev pictures.
+(superficial 0.009, intermediate 0.028, columnar 0.30, light 0.25, moderate 0.36, severe 0.51, carcinoma in situ
+0.60; Jantzen, Norup, Dounias & Bjerregaard, "Pap-smear benchmark data for pattern classification", 2005), light and
+moderate a little lower since those pictures often cut the cell. Nuclear areas follow the yardsticks of the Bethesda
+System (Nayar & Wilbur, 3rd ed. 2015): 35 µm² for an intermediate nucleus, 50 µm² for a metaplastic one, low-grade
+lesions at least three times the intermediate one, high-grade ones no larger but in smaller cells. The SIPaKMeD
+classes follow the descriptions of Plissiti et al. (ICIP 2018). Densities and textures are by eye, beside the Herlev
+pictures.
 """
 
 from collections.abc import Callable
@@ -85,8 +86,8 @@ _superficial = Morphology(
     density=0.5,
     dome=0.1,
     granules=45,
-    fold=0.5,
-    wrinkles=1.2,
+    fold=0.35,
+    wrinkles=2.5,
     grain=0.09,
     nuclear_density=1.45,
     membrane=0.1,
@@ -104,11 +105,11 @@ _intermediate = Morphology(
     dome=0.2,
     rim=0.32,
     granules=14,
-    fold=0.4,
-    wrinkles=1.5,
+    fold=0.3,
+    wrinkles=2.5,
     grain=0.12,
-    nuclear_density=0.75,
-    membrane=0.45,
+    nuclear_density=0.72,
+    membrane=0.4,
     chromatin=0.14,
     chromatin_um=0.7,
 )
@@ -116,7 +117,7 @@ _columnar = Morphology(
     nucleus_um2=(55, 0.2),
     nc_ratio=(0.27, 0.22),
     outline=tapered,
-    elongation=(1.7, 3.2),
+    elongation=(1.6, 2.8),
     rough=0.08,
     density=0.55,
     dome=0.5,
@@ -146,16 +147,17 @@ _light = Morphology(
     nuclear_density=0.95,
     chromatin=0.22,
     chromatin_um=0.9,
-    irregular=0.05,
+    irregular=0.04,
     nuclear_elongation=(1.0, 1.5),
 )
 _moderate = replace(
     _light,
     nucleus_um2=(118, 0.24),
+    eccentric=0.4,
     nc_ratio=(0.33, 0.24),
     outline=rounded,
     rough=0.08,
-    eosinophilic=0.08,
+    eosinophilic=0.05,
     density=0.72,
     dome=0.45,
     fold=0.0,
@@ -163,33 +165,35 @@ _moderate = replace(
     granules=0,
     nuclei=0.05,
     nuclear_density=1.12,
-    chromatin=0.28,
+    chromatin=0.24,
     chromatin_um=1.0,
-    irregular=0.065,
+    irregular=0.05,
 )
 _severe = replace(
     _moderate,
     nucleus_um2=(116, 0.26),
+    eccentric=0.5,
     nc_ratio=(0.48, 0.18),
     elongation=(1.0, 1.7),
     density=0.8,
     dome=0.5,
     wrinkles=0.0,
     nuclear_density=1.3,
-    chromatin=0.33,
+    chromatin=0.28,
     chromatin_um=1.15,
-    irregular=0.08,
+    irregular=0.06,
     nuclear_elongation=(1.1, 1.75),
 )
 _carcinoma = replace(
     _severe,
     nucleus_um2=(112, 0.28),
+    eccentric=0.6,
     nc_ratio=(0.64, 0.11),
     elongation=(1.0, 1.5),
     nuclear_density=1.45,
-    chromatin=0.42,
+    chromatin=0.33,
     chromatin_um=1.35,
-    irregular=0.09,
+    irregular=0.065,
     nuclear_elongation=(1.0, 1.6),
     nucleolus=0.25,
 )
@@ -240,7 +244,7 @@ _koilocyte = Morphology(
     membrane=0.2,
     chromatin=0.18,
     chromatin_um=1.1,
-    irregular=0.09,
+    irregular=0.06,
     nuclear_elongation=(1.0, 1.45),
     nucleolus=0,
 )

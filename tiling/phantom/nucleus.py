@@ -21,7 +21,7 @@ class Nucleus:
         """The least that the cell's own outline has to hold: the nucleus and a film of cytoplasm."""
         centre = self.outline.mean(axis=0)
         radius = np.sqrt(((self.outline - centre) ** 2).sum(axis=1, keepdims=True))
-        return (self.outline + (self.outline - centre) / radius * 0.7).astype(np.float32)
+        return np.asarray(self.outline + (self.outline - centre) / radius * 0.7, np.float32)
 
     def turned(self, angle: float) -> "Nucleus":
         return Nucleus(canvas.turned(self.outline, angle))
@@ -56,9 +56,9 @@ def draw_nucleus(
     """Its haematoxylin, the share of cytoplasm that it displaces, and its mask, each (H, W) on `area`."""
     body = area.fill(nucleus.outline)
     density = form.nuclear_density * float(np.exp(rng.normal(0, 0.1)))
-    clumps = area.noise(rng, form.chromatin_um * 1.6)
-    clumps = np.tanh(1.6 * clumps) * 0.8 + 0.5 * area.noise(rng, 0.55)
-    ink = body * density * np.clip(1 + form.chromatin * clumps, 0.25, 2.2)
+    clumps = area.noise(rng, form.chromatin_um)
+    clumps = np.clip(clumps, -0.9, 1.8) + 0.45 * area.noise(rng, 2.5 * form.chromatin_um)
+    ink = body * density * np.clip(1 + form.chromatin * clumps, 0.3, 2.2)
     ink += form.membrane * area.stroke(nucleus.outline, 0.6, True) * np.clip(1 + 0.35 * area.noise(rng, 1.5), 0.2, 2)
     if rng.random() < form.nucleolus:
         spot = canvas.rounded(rng, rng.uniform(0.8, 2.6), 1.1, 0.05)

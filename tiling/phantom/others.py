@@ -41,10 +41,10 @@ def _neutrophil(mpp: float, rng: np.random.Generator) -> list[Plane]:
     sheet = area.fill(cell) * (0.28 + 0.05 * area.noise(rng, 1.2))
     lobes = int(rng.integers(2, 6))
     angle = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.uniform(0.9, 1.6, lobes))
-    centre = np.stack([np.cos(angle), np.sin(angle)], 1) * rng.uniform(1.5, 2.6, (lobes, 1))
+    centre = np.stack([np.cos(angle), np.sin(angle)], 1) * rng.uniform(2.0, 3.2, (lobes, 1))
     ink = 0.9 * area.stroke(centre.astype(np.float32), 0.7, False)
     for x, y in centre.tolist():
-        lobe = canvas.rounded(rng, rng.uniform(22, 30) / lobes**0.6, rng.uniform(1, 1.5), 0.06)
+        lobe = canvas.rounded(rng, rng.uniform(22, 30) / lobes**0.75, rng.uniform(1, 1.5), 0.06)
         ink = np.maximum(ink, rng.uniform(1.2, 1.7) * area.fill(canvas.turned(lobe, rng.uniform(0, 3), (x, y))))
     ink = ink * np.clip(1 + 0.12 * area.noise(rng, 0.9), 0.5, 1.5)
     none = np.zeros_like(sheet)
@@ -79,7 +79,7 @@ def _bacteria(mpp: float, rng: np.random.Generator) -> list[Plane]:
     for x, y in spots[: count // 3].tolist():
         turn = rng.uniform(0, np.pi)
         end = np.array([np.cos(turn), np.sin(turn)]) * rng.uniform(0.6, 1.4)
-        rod = np.array([[x, y], [x, y] + end], np.float32)
+        rod = np.array([[x, y], [x + end[0], y + end[1]]], np.float32)
         ink += 0.5 * area.stroke(rod, 0.55, False)
     none = np.zeros_like(ink)
     return [0.2 * ink, none, none, ink]
@@ -95,12 +95,13 @@ def _mucus(mpp: float, rng: np.random.Generator) -> list[Plane]:
     frame: Outline = canvas.turned(spine.astype(np.float32), turn)
     area = Canvas.around(frame, 7.0, mpp)
     sheet = np.zeros(area.shape, np.float32)
-    for _ in range(int(rng.integers(2, 7))):
-        drift = np.cumsum(rng.normal(0, 0.25, (40, 2)), axis=0)
-        thread = (frame + np.clip(drift - drift.mean(axis=0) + rng.normal(0, 1.2, 2), -5, 5)).astype(np.float32)
-        sheet += rng.uniform(0.1, 0.35) * area.stroke(thread, rng.uniform(0.5, 2.4), False)
-    sheet = cv2.GaussianBlur(sheet, (0, 0), max(0.5 / mpp, 0.4)) * np.clip(1 + 0.4 * area.noise(rng, 4.0), 0, 2)
-    sheet = sheet.astype(np.float32)
+    for _ in range(int(rng.integers(4, 13))):
+        drift = np.cumsum(np.cumsum(rng.normal(0, 0.05, (40, 2)), axis=0), axis=0)
+        thread = frame + np.clip(drift - drift.mean(axis=0) + rng.normal(0, 1.8, 2), -6, 6)
+        first, last = sorted(rng.choice(41, 2, replace=False).tolist())
+        piece = thread[min(first, 30) : max(last, min(first, 30) + 10)].astype(np.float32)
+        sheet += rng.uniform(0.08, 0.3) * area.stroke(piece, rng.uniform(0.4, 1.1), False)
+    sheet = cv2.GaussianBlur(sheet, (0, 0), max(0.45 / mpp, 0.4)).astype(np.float32)
     eosin = np.float32(rng.beta(0.8, 1.5))
     return [sheet * (1 - eosin), sheet * eosin, np.zeros_like(sheet), 0.1 * sheet]
 

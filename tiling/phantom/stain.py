@@ -16,10 +16,10 @@ Rgb = tuple[float, float, float]
 
 # Optical densities at the strength of a typical cell; read off the Herlev pictures (Jantzen et al. 2005).
 GLASS: Rgb = (238.0, 235.0, 231.0)
-CYANOPHILIC: Rgb = (0.40, 0.17, 0.17)
-EOSINOPHILIC: Rgb = (0.075, 0.40, 0.24)
-ORANGEOPHILIC: Rgb = (0.05, 0.33, 0.60)
-HAEMATOXYLIN: Rgb = (0.88, 0.86, 0.47)
+CYANOPHILIC: Rgb = (0.50, 0.25, 0.22)
+EOSINOPHILIC: Rgb = (0.09, 0.52, 0.32)
+ORANGEOPHILIC: Rgb = (0.06, 0.36, 0.66)
+HAEMATOXYLIN: Rgb = (0.90, 0.98, 0.54)
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Stain:
         eosinophilic: Pink cytoplasm of superficial cells.
         orangeophilic: Orange G, of keratin.
         haematoxylin: Nuclei.
-        strength: Factor on all densities, about 0.75..1.3.
+        strength: Factor on all densities, 0.8..1.25.
     """
 
     glass: Rgb
@@ -52,20 +52,20 @@ def draw_stain(rng: np.random.Generator, site: str) -> Stain:
     """The look of one slide of `site`: the site's own shift, from its name alone, plus the slide's from `rng`."""
     site_rng = seeds.rng(0, "phantom site", site)
 
-    def around(typical: Rgb) -> Rgb:
-        shift = site_rng.normal(0, 0.13, 3) + rng.normal(0, 0.035, 3)
-        red, green, blue = (float(v) for v in np.array(typical) * np.exp(np.clip(shift, -0.35, 0.35)))
+    def around(typical: Rgb, site_shift: float = 0.1) -> Rgb:
+        shift = site_rng.normal(0, site_shift, 3) + rng.normal(0, 0.03, 3)
+        red, green, blue = (float(v) for v in np.array(typical) * np.exp(np.clip(shift, -0.22, 0.22)))
         return red, green, blue
 
-    tint = site_rng.normal(0, 4.0, 3) + rng.normal(0, 1.2, 3)
+    tint = site_rng.normal(0, 3.0, 3) + rng.normal(0, 1.2, 3)
     lamp = site_rng.uniform(-8, 8) + rng.normal(0, 2)
     red, green, blue = (float(v) for v in np.clip(np.array(GLASS) + tint + lamp, 205, 250))
-    strength = np.exp(np.clip(site_rng.normal(0, 0.14) + rng.normal(0, 0.07), -0.3, 0.3))
+    strength = np.exp(np.clip(site_rng.normal(0, 0.1) + rng.normal(0, 0.06), -0.22, 0.22))
     return Stain(
         glass=(red, green, blue),
         cyanophilic=around(CYANOPHILIC),
         eosinophilic=around(EOSINOPHILIC),
         orangeophilic=around(ORANGEOPHILIC),
-        haematoxylin=around(HAEMATOXYLIN),
+        haematoxylin=around(HAEMATOXYLIN, 0.05),
         strength=float(strength),
     )
