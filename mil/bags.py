@@ -1,0 +1,134 @@
+"""Feature bags: one HDF5 file a slide, in the layout that CLAM and TRIDENT write and read.
+
+Datasets `features` (N, D) float16 and `coords` (N, 2) int32, the tiles' top-left corners in level-0 pixels (x, y).
+Bags of CLAM and TRIDENT are read as they are: float32, a leading axis of 1, no attributes. Beside our own bags lies
+`encoder.json`, the card of the encoder that made them, which the leak guard needs.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from papsmear.errors import InputError, UsageError
+from papsmear.files import whole, write_text
+from papsmear.ssl.encoder import EncoderCard
+
+
+@dataclass(frozen=True)
+class BagCard:
+    """Where a bag's features come from: the encoder, and the tiles' scale (µm/px) and sizes (px)."""
+
+    encoder: str
+    encoder_sha256: str
+    mpp: float
+    size_px: int
+    size_level0: float
+
+
+@dataclass(frozen=True)
+class Bag:
+    """The tiles of a slide: `features` (N, D) float16 and `xy_level0` (N, 2) int32, N at least 1."""
+
+    slide_id: str
+    features: NDArray[np.float16]
+    xy_level0: NDArray[np.int32]
+
+
+def write_bag(
+    file: Path, features: NDArray[np.float16], xy_level0: NDArray[np.int32], card: BagCard, **attributes: str
+) -> None:
+    """Writes a whole bag with its card, and any more `attributes`, as HDF5 attributes."""
+    with whole(file) as part, h5py.File(part, "w") as h5:
+        h5["features"] = features
+        h5["coords"] = xy_level0
+        h5.attrs.update({**dataclasses.asdict(card), **attributes})
+
+
+def read_bag(file: Path) -> Bag:
+    """Reads a bag of ours, of CLAM or of TRIDENT; InputError where it is broken, empty or not finite."""
+    with _open(file) as h5:
+        features = np.asarray(h5["features"])
+        xy_level0 = np.asarray(h5["coords"]).reshape(-1, 2) if "coords" in h5 else None
+    features = features[0] if features.ndim == 3 else features  # (1, N, D) -> (N, D)
+    n = len(features)
+    if n == 0:
+        raise _empty(file)
+    if not np.isfinite(features).all():
+        raise InputError(f"{file}: slide {file.stem} has features that are not finite (NaN or inf); embed it again")
+    if xy_level0 is None or len(xy_level0) != n:
+        have = "none" if xy_level0 is None else len(xy_level0)
+        raise InputError(f"{file}: slide {file.stem} has {n} features but {have} coords; embed it again")
+    if features.dtype != np.float16 and np.abs(features).max() > np.finfo(np.float16).max:
+        raise InputError(f"{file}: slide {file.stem} has features beyond float16 (65,504); scale the encoder's output")
+    return Bag(file.stem, features.astype(np.float16), xy_level0.astype(np.int32))
+
+
+def bag_shape(file: Path) -> tuple[int, int]:
+    """(N, D) of a bag without reading its features; InputError as in `read_bag` where it is broken."""
+    with _open(file) as h5:
+        shape = h5["features"].shape
+    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] != 1):
+        raise InputError(f"{file}: features have the shape {shape}, not (tiles, width)")
+    if shape[-2] == 0:
+        raise _empty(file)
+    return int(shape[-2]), int(shape[-1])
+
+
+def _empty(file: Path) -> InputError:
+    return InputError(f"{file}: slide {file.stem} has an empty bag, no tile; tile and embed it again, or drop its row")
+
+
+def read_card(file: Path) -> BagCard | None:
+    """The card of a bag, None for bags of others."""
+    with _open(file) as h5:
+        attributes = dict(h5.attrs)
+    try:
+        return BagCard(
+            encoder=str(attributes["encoder"]),
+            encoder_sha256=str(attributes["encoder_sha256"]),
+            mpp=float(attributes["mpp"]),
+            size_px=int(attributes["size_px"]),
+            size_level0=float(attributes["size_level0"]),
+        )
+    except KeyError:
+        return None
+
+
+def read_attribute(file: Path, name: str) -> str | None:
+    """One text attribute of a bag, None where it has none."""
+    with _open(file) as h5:
+        return str(h5.attrs[name]) if name in h5.attrs else None
+
+
+def _open(file: Path) -> h5py.File:
+    try:
+        h5 = h5py.File(file, "r")
+    except FileNotFoundError as error:
+        raise UsageError(f"{file}: there is no such bag; make it with papsmear embed") from error
+    except OSError as error:
+        raise InputError(f"{file}: not a whole HDF5 file ({error}); delete it and embed again") from error
+    if "features" not in h5:
+        names = ", ".join(h5) or "nothing"
+        h5.close()
+        raise InputError(f"{file}: holds {names}, not the dataset `features`; embed it again")
+    return h5
+
+
+def write_encoder_card(folder: Path, card: EncoderCard) -> None:
+    """Writes `encoder.json` into a folder of bags."""
+    write_text(folder / "encoder.json", card.to_json() + "\n")
+
+
+def read_encoder_card(folder: Path) -> EncoderCard | None:
+    """The card of the encoder that made a folder of bags, None where it holds none (bags of CLAM, TRIDENT)."""
+    file = folder / "encoder.json"
+    if not file.is_file():
+        return None
+    try:
+        return EncoderCard.from_json(file.read_text(encoding="utf-8"))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{file}: not the card of an encoder ({error}); embed again into a new folder") from error
