@@ -1,0 +1,214 @@
+"""The slides of one fold for MIL: bags, labels, and who is trained, validated and tested on.
+
+Test: the slides of `fold`. Validation, which picks the epoch and the threshold: those of the next fold. Training: the
+rest. Everything that cannot fit together is said in one line before the first step.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from papsmear.cohort import Slide, read_slides
+from papsmear.errors import UsageError
+from papsmear.mil.bags import BagCard, bag_shape, read_bag, read_card, read_encoder_card
+from papsmear.progress import say
+from papsmear.seeds import rng
+from papsmear.ssl.encoder import check_leak
+
+PARTS = ("train", "validation", "test")
+
+
+class Item(NamedTuple):
+    """A slide as the module sees it: features (N, D) float16; `label` is None where it is not known."""
+
+    slide_id: str
+    features: Tensor
+    label: int | None
+
+
+class Bags(Dataset[Item]):
+    """Slides with their bags, read from disk when asked for: h5 files of a few MB, kept in memory by the system."""
+
+    def __init__(self, folder: Path, slides: Sequence[Slide]) -> None:
+        self.folder, self.slides = folder, slides
+
+    def __len__(self) -> int:
+        """How many slides."""
+        return len(self.slides)
+
+    def __getitem__(self, index: int) -> Item:
+        """The slide at `index`; InputError where its bag is broken."""
+        slide = self.slides[index]
+        bag = read_bag(self.folder / f"{slide.slide_id}.h5")
+        return Item(slide.slide_id, torch.from_numpy(bag.features), slide.label)
+
+
+class EpochOrder(Sampler[int]):
+    """A new order of the slides each epoch that depends on the seed and the epoch only, so that resumed runs agree."""
+
+    def __init__(self, n: int, seed: int) -> None:
+        self.n, self.seed, self.epoch = n, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """How many slides."""
+        return self.n
+
+    def __iter__(self) -> Iterator[int]:
+        """The indices of the slides in this epoch's order."""
+        yield from rng(self.seed, "bags", self.epoch).permutation(self.n).tolist()
+
+
+class BagData(L.LightningDataModule):
+    """Bags and labels of one fold.
+
+    Args:
+        features: The folder of bags: of papsmear embed, CLAM or TRIDENT.
+        slides: The slides.csv with labels and folds.
+        fold: The fold to test on; the next one validates, the rest trains.
+        batch_size: Slides a training step.
+        allow_leak: Test although the encoder has seen test slides; every figure is then marked LEAK.
+    """
+
+    def __init__(
+        self, features: Path, slides: Path, fold: int = 0, batch_size: int = 4, allow_leak: bool = False
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise UsageError(f"data.batch_size={batch_size}: a training step needs at least 1 slide")
+        self.features, self.slides, self.fold = features, slides, fold
+        self.batch_size, self.allow_leak = batch_size, allow_leak
+        self.seed = 0
+        self.leak = False
+        self.parts: dict[str, list[Slide]] = {}
+
+    def setup(self, stage: str) -> None:
+        """Sorts the slides into parts and checks that all fits; `predict` takes every slide, labelled or not."""
+        if self.trainer is not None and self.trainer.world_size > 1:
+            raise UsageError("trainer.devices: MIL on bags trains on one device; set --trainer.devices=1")
+        if not self.features.is_dir():
+            raise UsageError(f"{self.features}: there is no folder of bags; make it with papsmear embed")
+        slides = read_slides(self.slides, need_files=False)
+        if stage == "predict":
+            self.parts = {"predict": slides}
+        else:
+            self.parts = _parts(self.slides, slides, self.fold)
+        wanted = [slide.slide_id for part in self.parts.values() for slide in part]
+        self.width = _common_width(self.features, wanted)
+        self.bag_card: BagCard | None = read_card(self.features / f"{wanted[0]}.h5")
+        self.encoder_card = read_encoder_card(self.features)
+        if stage != "predict":
+            if self.encoder_card is not None:
+                self.leak = check_leak(self.encoder_card, self.ids("test"), self.allow_leak)
+            self._report(stage, slides)
+
+    def ids(self, part: str) -> tuple[str, ...]:
+        """The slide ids of a part, `train`, `validation` or `test`."""
+        return tuple(slide.slide_id for slide in self.parts.get(part, ()))
+
+    def positive_weight(self) -> float:
+        """Negative slides a positive one in training: the weight that makes both classes count the same."""
+        labels = [slide.label for slide in self.parts["train"]]
+        return labels.count(0) / labels.count(1)
+
+    def feature_statistics(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Mean (D,) and standard deviation (D,) of the training features, every slide with the same weight."""
+        first, second = np.zeros(self.width), np.zeros(self.width)
+        train = self.parts["train"]
+        for slide in train:
+            x = read_bag(self.features / f"{slide.slide_id}.h5").features.astype(np.float64)  # (N, D)
+            first += x.mean(axis=0) / len(train)
+            second += (x**2).mean(axis=0) / len(train)
+        std = np.sqrt(np.maximum(second - first**2, 0))
+        std[std < 1e-6] = 1  # a feature that never changes says nothing, at any scale
+        return first.astype(np.float32), std.astype(np.float32)
+
+    def train_dataloader(self) -> DataLoader[Item]:
+        """Training bags in the epoch's order."""
+        slides = self.parts["train"]
+        return self._loader("train", batch_size=self.batch_size, sampler=EpochOrder(len(slides), self.seed))
+
+    def val_dataloader(self) -> DataLoader[Item]:
+        """Validation bags, one at a time."""
+        return self._loader("validation")
+
+    def test_dataloader(self) -> DataLoader[Item]:
+        """Test bags, one at a time."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Item]:
+        """The bags of all slides, one at a time."""
+        return self._loader("predict")
+
+    def _loader(self, part: str, **settings: Any) -> DataLoader[Item]:
+        return DataLoader(Bags(self.features, self.parts[part]), collate_fn=list, **settings)
+
+    def _report(self, stage: str, slides: Sequence[Slide]) -> None:
+        if stage != "fit":
+            return
+        unlabelled = [slide.slide_id for slide in slides if slide.label is None]
+        if unlabelled:
+            say(f"{self.slides}: {len(unlabelled)} slides without a label are left out: {', '.join(unlabelled)}")
+        if self.encoder_card is None:
+            say(f"{self.features}: no encoder.json, so nobody can tell whether its encoder was trained on test slides")
+        if self.leak:
+            say("LEAK: the encoder was trained on slides of the test fold; every test figure is marked")
+
+
+def _parts(file: Path, slides: Sequence[Slide], fold: int) -> dict[str, list[Slide]]:
+    """The labelled slides by part; a UsageError where they cannot be parted, or a part lacks a class."""
+    labelled = [slide for slide in slides if slide.label is not None]
+    if not labelled:
+        raise UsageError(f"{file}: no slide has a label; MIL needs a column `label` with 0 and 1")
+    without = [slide.slide_id for slide in labelled if slide.fold is None]
+    if without:
+        which = "the slides have no fold" if len(without) == len(labelled) else f"no fold for {', '.join(without)}"
+        raise UsageError(f"{file}: {which}; add the column with papsmear split {file}")
+    folds = sorted({slide.fold for slide in labelled if slide.fold is not None})
+    if fold not in folds:
+        raise UsageError(f"data.fold={fold}: {file} has the folds {', '.join(map(str, folds))}")
+    if len(folds) < 3:
+        raise UsageError(
+            f"{file}: {len(folds)} folds; training, validation and test need 3: papsmear split {file} --folds 4"
+        )
+    next_fold = folds[(folds.index(fold) + 1) % len(folds)]
+    part_of = {fold: "test", next_fold: "validation"}
+    parts: dict[str, list[Slide]] = {part: [] for part in PARTS}
+    for slide in labelled:
+        parts[part_of.get(slide.fold or 0, "train")].append(slide)
+    for part, members in parts.items():
+        for label, name in ((1, "positive"), (0, "negative")):
+            if not any(slide.label == label for slide in members):
+                where = {"test": f"fold {fold}", "validation": f"fold {next_fold}", "train": "the other folds"}[part]
+                raise UsageError(
+                    f"{file}: {where} ({part}) has no {name} slide among {len(members)}; split again into fewer folds: "
+                    f"papsmear split {file} --folds 3, or label more slides"
+                )
+    return parts
+
+
+def _common_width(folder: Path, slide_ids: Sequence[str]) -> int:
+    """D of all bags; a UsageError that lists the missing ones, or those of differing width."""
+    missing = [slide_id for slide_id in slide_ids if not (folder / f"{slide_id}.h5").is_file()]
+    if missing:
+        raise UsageError(
+            f"{folder}: no bag for {len(missing)} slides of the csv: {', '.join(missing)}; embed them, or "
+            "take them out of the csv"
+        )
+    by_width: dict[int, list[str]] = {}
+    for slide_id in slide_ids:
+        by_width.setdefault(bag_shape(folder / f"{slide_id}.h5")[1], []).append(slide_id)
+    if len(by_width) > 1:
+        told = "; ".join(f"{width} features in {len(ids)} bags, such as {ids[0]}" for width, ids in by_width.items())
+        raise UsageError(f"{folder}: bags of differing width: {told}; embed all slides with one encoder")
+    return next(iter(by_width))

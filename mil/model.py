@@ -1,0 +1,88 @@
+"""A trained head as a file: `head.safetensors`, whose header holds all that a diagnosis needs to know of it.
+
+The file is written by training whenever the validation figure improves, and read by `papsmear diagnose`. Loading it
+never runs code from it: the header names a head of `heads.HEADS` and its settings.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from papsmear.errors import InputError, UsageError
+from papsmear.files import whole
+from papsmear.mil.heads import build_head
+
+NAME = "head.safetensors"
+
+
+@dataclass(frozen=True)
+class HeadCard:
+    """What a trained head is, what it was trained on, and where it calls a slide positive.
+
+    `threshold` is a probability, chosen on the validation slides. The tiles' µm/px and size (px), and the encoder, are
+    None where the bags came from another program and do not say.
+    """
+
+    head: str
+    head_args: dict[str, Any]
+    width: int
+    threshold: float
+    fold: int
+    encoder: str | None
+    encoder_sha256: str | None
+    tile_mpp: float | None
+    tile_size_px: int | None
+    train_slides: tuple[str, ...]
+    validation_slides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TrainedHead:
+    """A head in evaluation mode, with its card."""
+
+    head: nn.Module
+    card: HeadCard
+
+    @torch.inference_mode()
+    def judge(self, features: NDArray[np.float16]) -> tuple[float, NDArray[np.float32]]:
+        """The probability that a slide with tile `features` (N, D) is positive, and the tiles' scores (N,)."""
+        device = next(self.head.parameters()).device
+        logit, score = self.head(torch.from_numpy(features).to(device))
+        return float(logit.double().sigmoid()), score.cpu().numpy()
+
+
+def save_head(file: Path, head: nn.Module, card: HeadCard) -> None:
+    """Writes a head and its card, whole."""
+    weights = {key: value.detach().cpu().contiguous() for key, value in head.state_dict().items()}
+    with whole(file) as part:
+        save_file(weights, part, {"head_card": json.dumps(dataclasses.asdict(card)), "format": "pt"})
+
+
+def load_head(run: Path) -> TrainedHead:
+    """The trained head of a run folder (or of a head.safetensors itself), on the CPU.
+
+    Raises UsageError where there is none, InputError where the file is damaged.
+    """
+    file = run / NAME if run.is_dir() else run
+    if not file.is_file():
+        raise UsageError(f"{file}: there is no trained head; train one with lightning fit -c configs/mil.yaml")
+    try:
+        with safe_open(file, framework="pt") as stored:
+            fields: dict[str, Any] = json.loads((stored.metadata() or {})["head_card"])
+            weights = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+        slides = {key: tuple(fields[key]) for key in ("train_slides", "validation_slides")}
+        card = HeadCard(**(fields | slides))
+        head = build_head(card.head, card.width, card.head_args)
+        head.load_state_dict(weights)
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise InputError(f"{file}: not a whole trained head ({error}); train it again, or copy it again") from error
+    return TrainedHead(head.eval(), card)
