@@ -1,0 +1,304 @@
+"""One phantom slide: what lies on the glass, and its pixels strip by strip.
+
+Light passes through everything in its way, so optical densities add up. They are added as whole numbers: the sum is
+the same in any order, and a cell that crosses the border of two strips is the same on both sides. A slide has tens of
+thousands of cells but draws a few hundred, each used many times turned and flipped; abnormal cells, which are few,
+are each drawn for themselves.
+
+Depths are µm above the glass's middle plane. The glass is never quite flat, so the cells of one neighbourhood are in
+focus together, and the scanner's three planes see different neighbourhoods sharp.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from papsmear import seeds
+from papsmear.tiling.phantom.deposit import Deposit, draw_deposit
+from papsmear.tiling.phantom.drawing import OTHER_KINDS, Stain, draw_cell, draw_other, draw_stain
+from papsmear.tiling.phantom.sprite import Sprite
+from papsmear.tiling.phantom.svs import TILE_PX
+
+_UNITS = 2500.0  # of the whole-number densities, per natural-log optical density: 0.1 grey level
+_DENSEST = 3.0  # of one thing
+_POOL, _POOL_OTHER, _POOL_ABNORMAL = 256, 96, 400
+_BLUR_PER_UM = 0.33  # sigma of the blur in µm, per µm out of focus (an objective of NA 0.65 to 0.75)
+_BLUR_STEP_PX = 0.4
+
+# Shares of the kinds of cells. Normal: a woman of reproductive age. Abnormal: one lesion a slide.
+_NORMAL = {
+    "normal_superficiel": 0.33,
+    "normal_intermediate": 0.42,
+    "im_Superficial-Intermediate": 0.10,
+    "im_Parabasal": 0.05,
+    "im_Metaplastic": 0.05,
+    "normal_columnar": 0.05,
+}
+_LESIONS = (
+    {"light_dysplastic": 0.65, "im_Koilocytotic": 0.25, "moderate_dysplastic": 0.1},
+    {"moderate_dysplastic": 0.35, "severe_dysplastic": 0.45, "carcinoma_in_situ": 0.1, "im_Dyskeratotic": 0.1},
+    {"severe_dysplastic": 0.35, "carcinoma_in_situ": 0.55, "im_Dyskeratotic": 0.1},
+)
+
+
+class Cells(Protocol):
+    """Where a slide's cells come from: drawn, or cut out of real pictures."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds that there are."""
+        ...
+
+    def cell(self, kind: str, rng: np.random.Generator) -> Sprite:
+        """A cell of one of `kinds`."""
+        ...
+
+
+@dataclass(frozen=True)
+class DrawnCells:
+    """Cells drawn in the slide's stain."""
+
+    mpp: float
+    stain: Stain
+    kinds: tuple[str, ...] = (*_NORMAL, *{kind: None for lesion in _LESIONS for kind in lesion})
+
+    def cell(self, kind: str, rng: np.random.Generator) -> Sprite:
+        """A cell of one of `kinds`."""
+        return draw_cell(kind, self.mpp, self.stain, rng)
+
+
+@dataclass(frozen=True)
+class Ink:
+    """A sprite as the scene keeps it: whole-number optical densities (H, W, 3), its kind and its outline."""
+
+    density: NDArray[np.uint16]
+    kind: str
+    outline: NDArray[np.int32] | None  # (P, 2) x, y from the array's corner; None for what is not abnormal
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An abnormal cell of a slide: its kind and its outline (P, 2), x and y in level-0 px."""
+
+    kind: str
+    outline_level0: NDArray[np.int32]
+
+
+class Scene:
+    """Everything on one slide; the same arguments give the same slide.
+
+    Args:
+        seed: Of the slide.
+        site: Name of the site, which has a stain of its own.
+        diameter_mm: Of the spot of cells.
+        mpp: µm per px of level 0.
+        abnormal: Share of abnormal cells, at least one; 0 for a negative slide.
+        cells: Real cells to use; drawn ones without.
+    """
+
+    def __init__(
+        self, seed: int, site: str, diameter_mm: float, mpp: float, abnormal: float, cells: Cells | None = None
+    ) -> None:
+        self._seed, self._mpp = seed, mpp
+        self.stain = draw_stain(seeds.rng(seed, "stain"), site)
+        self.deposit: Deposit = draw_deposit(diameter_mm, mpp, seeds.rng(seed, "deposit"))
+        self._pool: list[Ink] = []
+        self._fill(cells or DrawnCells(mpp, self.stain), abnormal)
+        self._set_focus()
+
+    @property
+    def size_level0(self) -> tuple[int, int]:
+        """Width and height in px."""
+        return self.deposit.size_level0
+
+    @property
+    def findings(self) -> list[Finding]:
+        """The abnormal cells, in the order of placing."""
+        found = []
+        for item in range(len(self._ink)):
+            ink = self._pool[self._ink[item]]
+            if ink.outline is not None:
+                found.append(Finding(ink.kind, _turned_points(ink, int(self._turn[item])) + self._corner[item]))
+        return found
+
+    def strips(self, z_um: float = 0.0) -> Iterator[NDArray[np.uint8]]:
+        """RGB strips (at most 256, W, 3) from the top down, as seen with the focus at `z_um`."""
+        height = self.size_level0[1]
+        glass = self._glass()
+        blurs = np.rint(_BLUR_PER_UM * np.abs(self._depth_um - z_um) / self._mpp / _BLUR_STEP_PX).astype(int)
+        ink = lru_cache(maxsize=600)(lambda index, blur: _blurred(self._pool[index].density, blur * _BLUR_STEP_PX))
+        reach = max(max(entry.density.shape[:2]) for entry in self._pool) + _pad(blurs.max() * _BLUR_STEP_PX)
+        for top in range(0, height, TILE_PX):
+            rows = min(TILE_PX, height - top)
+            canvas = glass(top, rows)
+            near = np.abs(self._corner[:, 1] - top) < rows + reach
+            for item in np.flatnonzero(near):
+                density = ink(int(self._ink[item]), int(blurs[item]))
+                x, y = self._corner[item] - _pad(blurs[item] * _BLUR_STEP_PX)
+                _add(canvas, _turned(density, int(self._turn[item])), int(x), int(y) - top)
+            yield _light(canvas)
+
+    def _fill(self, cells: Cells, abnormal: float) -> None:
+        """Draws the pool and places everything."""
+        rng = seeds.rng(self._seed, "places")
+        um = 1 / self._mpp
+        count = self.deposit.cells
+        grouped = round(count * rng.uniform(0.15, 0.4))
+        normal_xy = np.concatenate(
+            [self.deposit.draw_xy(count - grouped, rng), self.deposit.draw_groups(grouped, 5, 16 * um, rng)]
+        )
+        n_other = round(count * float(np.clip(rng.lognormal(-0.3, 0.6), 0.15, 2.5)))
+        loose = n_other // 2
+        other_xy = np.concatenate(
+            [self.deposit.draw_xy(loose, rng), self.deposit.draw_groups(n_other - loose, 4, 12 * um, rng)]
+        )
+        n_abnormal = max(1, round(abnormal * count)) if abnormal else 0
+        paired = round(0.5 * n_abnormal)
+        abnormal_xy = np.concatenate(
+            [self.deposit.draw_xy(n_abnormal - paired, rng), self.deposit.draw_groups(paired, 3, 18 * um, rng)]
+        )
+        lesion = _LESIONS[rng.choice(len(_LESIONS), p=(0.5, 0.35, 0.15))]
+        self._n_dust = n_dust = int(rng.poisson(0.4 * np.prod(self.size_level0) * self._mpp**2 / 1e6))
+        dust_xy = rng.random((n_dust, 2)) * self.size_level0
+        inks = [
+            self._draw(cells, "normal", _NORMAL, min(count, _POOL), count, rng),
+            self._draw(None, "other", _others(), min(n_other, _POOL_OTHER), n_other, rng),
+            self._draw(cells, "abnormal", lesion, min(n_abnormal, _POOL_ABNORMAL), n_abnormal, rng),
+            self._draw(None, "dust", {"debris": 1.0}, min(n_dust, _POOL_OTHER), n_dust, rng),
+        ]
+        self._ink = np.concatenate(inks)
+        self._turn = rng.integers(0, 8, len(self._ink))
+        centre = np.concatenate([normal_xy, other_xy, abnormal_xy, dust_xy])
+        half = np.array([self._half(ink, turn) for ink, turn in zip(self._ink, self._turn, strict=True)])
+        self._corner = np.rint(centre - half.reshape(-1, 2)).astype(np.int64)
+
+    def _half(self, ink: int, turn: int) -> tuple[float, float]:
+        height, width = self._pool[ink].density.shape[:2]
+        return (height / 2, width / 2) if turn % 2 else (width / 2, height / 2)
+
+    def _draw(
+        self, cells: Cells | None, what: str, shares: dict[str, float], drawn: int, used: int, rng: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """Adds `drawn` inks of kinds by `shares` to the pool and says which of them each of `used` things is."""
+        known = {kind: share for kind, share in shares.items() if cells is None or kind in cells.kinds}
+        share = np.array(list(known.values())) * rng.lognormal(0, 0.3, len(known))
+        first = len(self._pool)
+        for number in range(drawn):
+            own = seeds.rng(self._seed, what, number)
+            kind = str(own.choice(list(known), p=share / share.sum()))
+            sprite = cells.cell(kind, own) if cells else draw_other(kind, self._mpp, self.stain, own)
+            self._pool.append(_ink_of(sprite))
+        if used > drawn:
+            return first + rng.integers(0, drawn, used)
+        return np.arange(first, first + used)
+
+    def _set_focus(self) -> None:
+        """Gives each thing its depth in µm: a smooth surface over the slide, and a little of its own."""
+        rng = seeds.rng(self._seed, "focus")
+        place = self._corner / max(self.size_level0)
+        surface = np.full(len(place), rng.normal(0, 0.4))
+        for _ in range(4):
+            frequency, phase = rng.normal(0, 1.2, 2), rng.uniform(0, 1)
+            surface += rng.normal(0, 0.5) * np.cos(2 * np.pi * (place @ frequency + phase))
+        self._depth_um = np.clip(surface, -1.8, 1.8) + rng.normal(0, 0.3, len(place))
+        self._depth_um[len(place) - self._n_dust :] += 6  # on the cover slip
+
+    def _glass(self) -> "_Glass":
+        return _Glass(self.size_level0, self.stain, seeds.rng(self._seed, "glass"))
+
+
+class _Glass:
+    """Empty glass under a lamp that is a little brighter on one side, with the sensor's noise."""
+
+    def __init__(self, size: tuple[int, int], stain: Stain, rng: np.random.Generator) -> None:
+        width, height = size
+        base = -np.log(np.array(stain.glass) / 255.0)
+        tilt = rng.uniform(0, 0.02, 2)
+        x, y = np.linspace(0, 1, width), np.linspace(0, 1, height)
+        x, y = (axis[:: int(rng.choice((-1, 1)))] for axis in (x, y))
+        self._columns = np.rint((base + tilt[0] * x[:, None]) * _UNITS).astype(np.uint16)  # (W, 3)
+        self._rows = np.rint(tilt[1] * y * _UNITS).astype(np.uint16)  # (H,)
+        noise = np.abs(rng.normal(0, 1.3 / 255, (TILE_PX, 1024, 1)))
+        self._noise = np.rint(np.repeat(noise, 3, 2) * _UNITS).astype(np.uint16)
+
+    def __call__(self, top: int, rows: int) -> NDArray[np.uint16]:
+        """(rows, W, 3) optical densities."""
+        width = len(self._columns)
+        canvas = np.empty((rows, width, 3), np.uint16)
+        noise = self._noise[:rows] + self._rows[top : top + rows, None, None]
+        for left in range(0, width, 1024):
+            part = self._columns[left : left + 1024]
+            np.add(noise[:, : len(part)], part, out=canvas[:, left : left + 1024])
+        return canvas
+
+
+def _others() -> dict[str, float]:
+    """Shares of the things that are no cells of interest: mostly neutrophils."""
+    return {kind: 1.0 if kind == "neutrophil" else 0.5 / max(1, len(OTHER_KINDS) - 1) for kind in OTHER_KINDS}
+
+
+def _ink_of(sprite: Sprite) -> Ink:
+    density = -np.log(np.maximum(sprite.transmittance, np.exp(-_DENSEST)))
+    outline = None
+    if sprite.abnormal:
+        contours, _ = cv2.findContours(sprite.cytoplasm.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        outline = cv2.approxPolyDP(max(contours, key=cv2.contourArea), 1.0, closed=True)[:, 0].astype(np.int32)
+    return Ink(np.rint(density * _UNITS).astype(np.uint16), sprite.kind, outline)
+
+
+def _blurred(density: NDArray[np.uint16], sigma_px: float) -> NDArray[np.uint16]:
+    """Out of focus; larger by what spreads over the border."""
+    if not sigma_px:
+        return density
+    pad = _pad(sigma_px)
+    wide = np.pad(density, ((pad, pad), (pad, pad), (0, 0)))
+    return np.asarray(cv2.GaussianBlur(wide, (0, 0), sigma_px), np.uint16)
+
+
+def _pad(sigma_px: float) -> int:
+    """By how many px a blur reaches over the border."""
+    return int(np.ceil(2.5 * sigma_px))
+
+
+def _turned(density: NDArray[np.uint16], turn: int) -> NDArray[np.uint16]:
+    """One of the eight turns and flips: bit 0 swaps x and y, bit 1 flips x, bit 2 flips y, in this order."""
+    if turn & 1:
+        density = density.transpose(1, 0, 2)
+    if turn & 2:
+        density = density[:, ::-1]
+    return density[::-1] if turn & 4 else density
+
+
+def _turned_points(ink: Ink, turn: int) -> NDArray[np.int32]:
+    """The outline under the same turn."""
+    height, width = ink.density.shape[:2]
+    assert ink.outline is not None
+    x, y = ink.outline.T
+    if turn & 1:
+        x, y, width, height = y, x, height, width
+    x = width - 1 - x if turn & 2 else x
+    y = height - 1 - y if turn & 4 else y
+    return np.stack([x, y], 1)
+
+
+def _add(canvas: NDArray[np.uint16], density: NDArray[np.uint16], x: int, y: int) -> None:
+    """Adds what of `density`, its corner at (x, y), lies on the canvas."""
+    height, width = canvas.shape[:2]
+    x0, y0 = max(x, 0), max(y, 0)
+    x1, y1 = min(x + density.shape[1], width), min(y + density.shape[0], height)
+    if x0 < x1 and y0 < y1:
+        canvas[y0:y1, x0:x1] += density[y0 - y : y1 - y, x0 - x : x1 - x]
+
+
+def _light(canvas: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """What the sensor sees through the densities."""
+    light = canvas.astype(np.float32)
+    light *= -1 / _UNITS
+    cv2.exp(light, light)
+    light *= 255.0
+    return light.astype(np.uint8)
