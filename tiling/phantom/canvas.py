@@ -131,7 +131,7 @@ def polygonal(rng: np.random.Generator, area_um2: float, elongation: float = 1.0
 def tapered(rng: np.random.Generator, area_um2: float, elongation: float = 1.0, rough: float = 0.05) -> Outline:
     """A column: a broad free end at +x, drawn out to a foot at -x."""
     along = np.linspace(0, 1, 48)
-    foot = rng.uniform(2.0, 6.0)
+    foot = rng.uniform(3.0, 10.0)
     width = (1 - np.exp(-foot * along)) * np.sqrt(np.clip(1 - np.clip((along - 0.75) / 0.25, 0, 1) ** 2.6, 0, 1))
     width *= 1 + rough * np.cos(along * rng.uniform(5, 11) + rng.uniform(0, 6))
     bend = rng.normal(0, 0.25) * (along - 0.5) ** 2

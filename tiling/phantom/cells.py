@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from papsmear.tiling.phantom import canvas
 from papsmear.tiling.phantom.canvas import Canvas, Outline, Plane
-from papsmear.tiling.phantom.morphology import MORPHOLOGY, Morphology
+from papsmear.tiling.phantom.cellkinds import CELL_KINDS
+from papsmear.tiling.phantom.morphology import Morphology
 from papsmear.tiling.phantom.nucleus import Nucleus, draw_nucleus, outline_nuclei
 from papsmear.tiling.phantom.sprite import Sprite
 from papsmear.tiling.phantom.stain import Stain
@@ -23,7 +24,7 @@ _COARSE_UM = 1.5  # of the grid on which a cell's thickness is worked out
 
 def draw_cell(kind: str, mpp: float, stain: Stain, rng: np.random.Generator) -> Sprite:
     """One cell of a Herlev or SIPaKMeD class at `mpp` µm/px. The same `rng` state gives the same cell at every mpp."""
-    variants = MORPHOLOGY[kind]
+    variants = CELL_KINDS[kind]
     return draw_morphology(variants[rng.integers(len(variants))], kind, mpp, stain, rng)
 
 
@@ -137,7 +138,7 @@ def _cytoplasm(form: Morphology, shape: _Shape, cell: Plane, area: Canvas, rng: 
     flap: Plane | None = None
     if shape.fold is not None:
         part, gone = (area.fill(outline) for outline in shape.fold)
-        np.maximum(cell * (1 - gone), part, out=cell)
+        np.maximum(cell - gone, part, out=cell)
         flap = part
         edge *= 1 - gone
         np.maximum(edge, area.stroke(shape.fold[0], 0.7, True), out=edge)
@@ -176,7 +177,7 @@ def _coarse(form: Morphology, cell: Plane, area: Canvas, rng: np.random.Generato
     texture = 0.9 * grid.noise(rng, 8.0) + 0.7 * grid.noise(rng, 2.0)
     sheet = (1 - form.dome + form.dome * smooth) * (1 + form.grain * texture)
     pink = float(rng.random() < form.eosinophilic)
-    share = np.clip(abs(pink - rng.beta(1.2, 9)) + 0.06 * grid.noise(rng, 12.0), 0, 1)
+    share = np.clip(abs(pink - rng.beta(1.2, 13)) + 0.06 * grid.noise(rng, 12.0), 0, 1)
     full = cv2.resize(cv2.merge([share, sheet]), cell.shape[::-1], interpolation=cv2.INTER_LINEAR)
     return np.ascontiguousarray(full[..., 0], np.float32), np.ascontiguousarray(full[..., 1], np.float32)
 

@@ -101,7 +101,7 @@ def _photograph(kind: str, stain: Stain, rng: np.random.Generator) -> tuple[NDAr
         _add_neighbour(scene, draw_other(dirt, SET_MPP, stain, rng).transmittance, rng)
     rgb = scene * (np.array(stain.glass, np.float32) * rng.uniform(0.82, 1.0))
     rgb = cv2.GaussianBlur(rgb, (0, 0), float(rng.uniform(0.35, 1.0)))
-    rgb += rng.normal(0, rng.uniform(1.0, 2.5), rgb.shape)
+    rgb = rgb + rng.normal(0, rng.uniform(1.0, 2.5), rgb.shape)
     return np.clip(np.rint(rgb), 0, 255).astype(np.uint8), cell
 
 

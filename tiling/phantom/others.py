@@ -7,8 +7,8 @@ import numpy as np
 
 from papsmear.tiling.phantom import canvas
 from papsmear.tiling.phantom.canvas import Canvas, Outline, Plane
+from papsmear.tiling.phantom.cellkinds import CELL_KINDS
 from papsmear.tiling.phantom.cells import draw_morphology, light
-from papsmear.tiling.phantom.morphology import MORPHOLOGY
 from papsmear.tiling.phantom.sprite import Sprite
 from papsmear.tiling.phantom.stain import Stain
 
@@ -18,7 +18,7 @@ OTHER_KINDS = ("neutrophil", "debris", "bacteria", "mucus", "erythrocyte", "fold
 def draw_other(kind: str, mpp: float, stain: Stain, rng: np.random.Generator) -> Sprite:
     """One thing of OTHER_KINDS at `mpp` µm/px; its masks are empty unless it is a folded cell."""
     if kind == "folded":
-        form = MORPHOLOGY["im_Superficial-Intermediate"][rng.integers(2)]
+        form = CELL_KINDS["im_Superficial-Intermediate"][rng.integers(2)]
         return draw_morphology(
             replace(form, fold=1.0, wrinkles=5.0, density=form.density * 1.35), kind, mpp, stain, rng
         )

@@ -16,10 +16,10 @@ Rgb = tuple[float, float, float]
 
 # Optical densities at the strength of a typical cell; read off the Herlev pictures (Jantzen et al. 2005).
 GLASS: Rgb = (238.0, 235.0, 231.0)
-CYANOPHILIC: Rgb = (0.50, 0.25, 0.22)
+CYANOPHILIC: Rgb = (0.52, 0.235, 0.21)
 EOSINOPHILIC: Rgb = (0.09, 0.52, 0.32)
 ORANGEOPHILIC: Rgb = (0.06, 0.36, 0.66)
-HAEMATOXYLIN: Rgb = (0.90, 0.98, 0.54)
+HAEMATOXYLIN: Rgb = (0.90, 0.98, 0.58)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def draw_stain(rng: np.random.Generator, site: str) -> Stain:
     strength = np.exp(np.clip(site_rng.normal(0, 0.1) + rng.normal(0, 0.06), -0.22, 0.22))
     return Stain(
         glass=(red, green, blue),
-        cyanophilic=around(CYANOPHILIC),
+        cyanophilic=around(CYANOPHILIC, 0.08),
         eosinophilic=around(EOSINOPHILIC),
         orangeophilic=around(ORANGEOPHILIC),
         haematoxylin=around(HAEMATOXYLIN, 0.05),
