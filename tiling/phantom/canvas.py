@@ -72,7 +72,7 @@ class Canvas:
         ink = np.zeros(self.shape, np.uint8)
         points = (line - self._origin()) / self.mpp
         cv2.polylines(ink, [_fixed(points)], closed, 255, thickness, cv2.LINE_AA, _SHIFT)
-        return ink.astype(np.float32) * np.float32(min(1.0, width_px / thickness) / 255)
+        return np.multiply(ink, min(1.0, width_px / thickness) / 255, dtype=np.float32)
 
     def dots(self, xy_um: NDArray[np.float64], mass_um2: NDArray[np.float64]) -> Plane:
         """Points of given mass (density times area), some 0.7 µm wide."""

@@ -1,18 +1,14 @@
-"""Drawing one squamous or columnar cell: layers of dye, then light, then the optics' blur.
-
-A cell is four planes of dye (cyanophilic, eosinophilic, orange, haematoxylin) in optical density. The planes become
-light once, by Beer-Lambert, and the blur acts on the light, as it does in a microscope.
-"""
+"""Drawing one squamous or columnar cell: outlines in µm first, then cytoplasm and nuclei as layers of dye."""
 
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from papsmear.tiling.phantom import canvas
 from papsmear.tiling.phantom.canvas import Canvas, Outline, Plane
 from papsmear.tiling.phantom.cellkinds import CELL_KINDS
+from papsmear.tiling.phantom.dye import Dye
 from papsmear.tiling.phantom.morphology import Morphology
 from papsmear.tiling.phantom.nucleus import Nucleus, draw_nucleus, outline_nuclei
 from papsmear.tiling.phantom.sprite import Sprite
@@ -41,25 +37,10 @@ def draw_morphology(form: Morphology, kind: str, mpp: float, stain: Stain, rng: 
         where, window = area.window(nucleus.outline, 1.0)
         ink, clearing, inside = draw_nucleus(form, nucleus, window, rng)
         dye.sheet[where] *= 1 - clearing
+        dye.pink[where] *= 1 - clearing
         dye.nuclear[where] += ink
         nuclear[where] |= inside
-    return Sprite(light(dye.planes(), stain, mpp), kind, (cell > 0.5) | nuclear, nuclear)
-
-
-def light(planes: list[Plane], stain: Stain, mpp: float) -> NDArray[np.float32]:
-    """Four planes of dye (H, W) to blurred transmittance (H, W, 3), exactly 1 along the border."""
-    cyan, pink, orange, nuclear = planes
-    channels = []
-    for a, b, c, d in (-stain.density()).tolist():  # OpenCV's sums: no threads for arrays as small as these
-        density = cv2.add(cv2.addWeighted(cyan, a, pink, b, 0), cv2.addWeighted(orange, c, nuclear, d, 0))
-        channels.append(cv2.exp(density))
-    through = cv2.merge(channels)
-    kernel = cv2.getGaussianKernel(2 * int(np.ceil(2.7 * canvas.psf_px(mpp))) + 1, canvas.psf_px(mpp), cv2.CV_32F)
-    through = cv2.sepFilter2D(through, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
-    np.minimum(through, 1, out=through)
-    through[[0, -1]] = 1
-    through[:, [0, -1]] = 1
-    return np.asarray(through, np.float32)
+    return Sprite(dye.light(stain, mpp), kind, (cell > 0.5) | nuclear, nuclear)
 
 
 @dataclass(frozen=True)
@@ -116,21 +97,7 @@ def _fold(cell: Outline, nuclei: tuple[Nucleus, ...], rng: np.random.Generator) 
     return flap.astype(np.float32), part
 
 
-@dataclass
-class _Dye:
-    """Planes (H, W): thickness of the cytoplasm, its share of eosin, of orange, and haematoxylin."""
-
-    sheet: Plane
-    eosin: Plane
-    orange: float
-    nuclear: Plane
-
-    def planes(self) -> list[Plane]:
-        pink = self.sheet * self.eosin
-        return [self.sheet - pink, pink * (1 - self.orange), pink * self.orange, self.nuclear]
-
-
-def _cytoplasm(form: Morphology, shape: _Shape, cell: Plane, area: Canvas, rng: np.random.Generator) -> _Dye:
+def _cytoplasm(form: Morphology, shape: _Shape, cell: Plane, area: Canvas, rng: np.random.Generator) -> Dye:
     """The cell without its nucleus. `cell`, its share of each pixel, loses what is folded away."""
     density = form.density * float(np.exp(np.clip(rng.normal(0, 0.22), -0.45, 0.45)))
     share, sheet = _coarse(form, cell, area, rng)
@@ -142,27 +109,37 @@ def _cytoplasm(form: Morphology, shape: _Shape, cell: Plane, area: Canvas, rng: 
         flap = part
         edge *= 1 - gone
         np.maximum(edge, area.stroke(shape.fold[0], 0.7, True), out=edge)
-    sheet *= 1 + 1.5 * form.grain * area.noise(rng, 0.65)
+    fine = area.noise(rng, 0.65)
+    fine *= 1.5 * form.grain
+    fine += 1
+    sheet *= fine
     np.maximum(sheet, 0.1, out=sheet)
     if flap is not None:
         sheet *= 1 + 0.75 * flap
-    sheet *= density * cell
+    sheet *= cell
+    sheet *= density
     for _ in range(int(rng.poisson(form.vacuoles))):
         drop = _bubble(shape.cell, rng)
         where, window = area.window(drop, 1.0)
         sheet[where] *= 1 - 0.45 * window.fill(drop)
     if shape.halo is not None:
         _clear_halo(sheet, shape.halo, cell, density, area, rng)
-    lines = form.rim * edge
+    lines = edge
+    lines *= form.rim
     for _ in range(int(rng.poisson(form.wrinkles))):
         _add_crease(lines, shape.cell, area, rng)
-    lines *= density * cell
+    lines *= cell
+    lines *= density
     sheet += lines
-    nuclear = 0.15 * lines
+    nuclear = lines
+    nuclear *= 0.15
     if form.granules:
-        nuclear += _granules(form, shape.cell, area, rng) * cell
+        specks = _granules(form, shape.cell, area, rng)
+        specks *= cell
+        nuclear += specks
     orange = min(1.0, form.orange * float(rng.uniform(0.6, 1.15)))
-    return _Dye(sheet, share, orange, nuclear)
+    share *= sheet
+    return Dye(sheet, share, orange, nuclear)
 
 
 def _coarse(form: Morphology, cell: Plane, area: Canvas, rng: np.random.Generator) -> tuple[Plane, Plane]:
@@ -178,8 +155,9 @@ def _coarse(form: Morphology, cell: Plane, area: Canvas, rng: np.random.Generato
     sheet = (1 - form.dome + form.dome * smooth) * (1 + form.grain * texture)
     pink = float(rng.random() < form.eosinophilic)
     share = np.clip(abs(pink - rng.beta(1.2, 13)) + 0.06 * grid.noise(rng, 12.0), 0, 1)
-    full = cv2.resize(cv2.merge([share, sheet]), cell.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    return np.ascontiguousarray(full[..., 0], np.float32), np.ascontiguousarray(full[..., 1], np.float32)
+    full = (cv2.resize(plane, cell.shape[::-1], interpolation=cv2.INTER_LINEAR) for plane in (share, sheet))
+    share, sheet = (np.asarray(plane, np.float32) for plane in full)
+    return share, sheet
 
 
 def _clear_halo(

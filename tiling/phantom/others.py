@@ -1,4 +1,4 @@
-"""What lies between the cells: neutrophils, bacteria and debris, mucus, red cells, folded cells, bare nuclei."""
+"""What lies between the cells: neutrophils, bacteria and debris, mucus, red cells, folded cells."""
 
 from dataclasses import replace
 
@@ -6,9 +6,10 @@ import cv2
 import numpy as np
 
 from papsmear.tiling.phantom import canvas
-from papsmear.tiling.phantom.canvas import Canvas, Outline, Plane
+from papsmear.tiling.phantom.canvas import Canvas, Outline
 from papsmear.tiling.phantom.cellkinds import CELL_KINDS
-from papsmear.tiling.phantom.cells import draw_morphology, light
+from papsmear.tiling.phantom.cells import draw_morphology
+from papsmear.tiling.phantom.dye import Dye
 from papsmear.tiling.phantom.sprite import Sprite
 from papsmear.tiling.phantom.stain import Stain
 
@@ -29,12 +30,12 @@ def draw_other(kind: str, mpp: float, stain: Stain, rng: np.random.Generator) ->
         "mucus": _mucus,
         "erythrocyte": _erythrocyte,
     }[kind]
-    planes = draw(mpp, rng)
-    empty = np.zeros(planes[0].shape, bool)
-    return Sprite(light(planes, stain, mpp), kind, empty, empty.copy())
+    dye = draw(mpp, rng)
+    empty = np.zeros(dye.sheet.shape, bool)
+    return Sprite(dye.light(stain, mpp), kind, empty, empty.copy())
 
 
-def _neutrophil(mpp: float, rng: np.random.Generator) -> list[Plane]:
+def _neutrophil(mpp: float, rng: np.random.Generator) -> Dye:
     """A small pale cell of 10-12 µm with two to five dark lobes on a thread."""
     cell = canvas.rounded(rng, rng.uniform(75, 115), rng.uniform(1, 1.2), 0.06)
     area = Canvas.around(cell, 2.0, mpp)
@@ -47,11 +48,10 @@ def _neutrophil(mpp: float, rng: np.random.Generator) -> list[Plane]:
         lobe = canvas.rounded(rng, rng.uniform(22, 30) / lobes**0.75, rng.uniform(1, 1.5), 0.06)
         ink = np.maximum(ink, rng.uniform(1.2, 1.7) * area.fill(canvas.turned(lobe, rng.uniform(0, 3), (x, y))))
     ink = ink * np.clip(1 + 0.12 * area.noise(rng, 0.9), 0.5, 1.5)
-    none = np.zeros_like(sheet)
-    return [np.maximum(sheet, 0), none, none, ink.astype(np.float32)]
+    return Dye(np.maximum(sheet, 0), np.zeros_like(sheet), 0.0, ink.astype(np.float32))
 
 
-def _debris(mpp: float, rng: np.random.Generator) -> list[Plane]:
+def _debris(mpp: float, rng: np.random.Generator) -> Dye:
     """Shreds of cytoplasm and dark grains within some 6-20 µm."""
     reach = rng.uniform(3, 10)
     frame = canvas.rounded(rng, np.pi * (reach + 3) ** 2)
@@ -66,10 +66,10 @@ def _debris(mpp: float, rng: np.random.Generator) -> list[Plane]:
         ink += patch * (rng.uniform(0.4, 1.1) if dark else 0.08)
     sheet *= np.clip(1 + 0.3 * area.noise(rng, 1.3), 0.2, 2)
     eosin = np.float32(rng.beta(0.6, 0.6))
-    return [sheet * (1 - eosin), sheet * eosin, np.zeros_like(sheet), ink]
+    return Dye(sheet, sheet * eosin, 0.0, ink)
 
 
-def _bacteria(mpp: float, rng: np.random.Generator) -> list[Plane]:
+def _bacteria(mpp: float, rng: np.random.Generator) -> Dye:
     """A loose cloud of specks and short rods."""
     reach = rng.uniform(5, 18)
     count = int(rng.integers(8, 60))
@@ -81,11 +81,10 @@ def _bacteria(mpp: float, rng: np.random.Generator) -> list[Plane]:
         end = np.array([np.cos(turn), np.sin(turn)]) * rng.uniform(0.6, 1.4)
         rod = np.array([[x, y], [x + end[0], y + end[1]]], np.float32)
         ink += 0.5 * area.stroke(rod, 0.55, False)
-    none = np.zeros_like(ink)
-    return [0.2 * ink, none, none, ink]
+    return Dye(0.2 * ink, np.zeros_like(ink), 0.0, ink)
 
 
-def _mucus(mpp: float, rng: np.random.Generator) -> list[Plane]:
+def _mucus(mpp: float, rng: np.random.Generator) -> Dye:
     """A bundle of pale threads, 40-140 µm long."""
     length = rng.uniform(40, 140)
     turn = rng.uniform(0, np.pi)
@@ -103,10 +102,10 @@ def _mucus(mpp: float, rng: np.random.Generator) -> list[Plane]:
         sheet += rng.uniform(0.08, 0.3) * area.stroke(piece, rng.uniform(0.4, 1.1), False)
     sheet = cv2.GaussianBlur(sheet, (0, 0), max(0.45 / mpp, 0.4)).astype(np.float32)
     eosin = np.float32(rng.beta(0.8, 1.5))
-    return [sheet * (1 - eosin), sheet * eosin, np.zeros_like(sheet), 0.1 * sheet]
+    return Dye(sheet, sheet * eosin, 0.0, 0.1 * sheet)
 
 
-def _erythrocyte(mpp: float, rng: np.random.Generator) -> list[Plane]:
+def _erythrocyte(mpp: float, rng: np.random.Generator) -> Dye:
     """A red cell of about 7 µm, or the ghost that SurePath's fluid leaves of it: a ring."""
     disc = canvas.rounded(rng, rng.uniform(32, 44), rng.uniform(1, 1.15), 0.02)
     area = Canvas.around(disc, 1.5, mpp)
@@ -114,5 +113,4 @@ def _erythrocyte(mpp: float, rng: np.random.Generator) -> list[Plane]:
     sheet = area.fill(disc) * (0.18 if ghost else 0.75)
     sheet -= area.fill(disc * np.float32(0.5)) * np.float32(0.1 if ghost else 0.3)
     sheet = np.maximum(sheet, 0) + 0.35 * area.stroke(disc, 0.6, True)
-    none = np.zeros_like(sheet)
-    return [0.15 * sheet, 0.6 * sheet, 0.35 * sheet, none]
+    return Dye(sheet, 0.9 * sheet, 0.4, np.zeros_like(sheet))
