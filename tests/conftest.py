@@ -5,10 +5,17 @@ The environment is set before any test module is imported, and processes that te
 
 import os
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parents[1]
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
@@ -55,3 +62,58 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the real public data is not here: there is no ../shared/data beside the repository")
     return folder
+
+
+@dataclass(frozen=True)
+class SmallSlide:
+    """A slide of 1.2 x 1 mm with a round deposit: its file, its level-0 pixels (H, W, 3), and where the disc is."""
+
+    path: Path
+    rgb: "NDArray[np.uint8]"
+    mpp: float
+    centre_xy_level0: tuple[float, float]
+    radius_level0: float
+
+
+def _write_tiff(path: Path, rgb: "NDArray[np.uint8]", mpp: float | tuple[float, float] | None = 0.5) -> Path:
+    import cv2
+    import tifffile
+
+    resolution = None if mpp is None else tuple(1e4 / v for v in (mpp if isinstance(mpp, tuple) else (mpp, mpp)))
+    with tifffile.TiffWriter(path) as tiff:
+        for shrink in (1, 2, 4):
+            size = (rgb.shape[1] // shrink, rgb.shape[0] // shrink)
+            level = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+            scale = None if resolution is None else tuple(v / shrink for v in resolution)
+            unit = None if resolution is None else "CENTIMETER"
+            kind = 0 if shrink == 1 else 1
+            tiff.write(
+                level, tile=(256, 256), photometric="rgb", subfiletype=kind, resolution=scale, resolutionunit=unit
+            )
+    return path
+
+
+@pytest.fixture(scope="session")
+def write_tiff() -> Callable[..., Path]:
+    """Writes an RGB picture as a tiled TIFF with levels 1, 2 and 4 that OpenSlide opens; mpp, (x, y) or None."""
+    return _write_tiff
+
+
+@pytest.fixture(scope="session")
+def small_slide(tmp_path_factory: pytest.TempPathFactory) -> SmallSlide:
+    """A synthetic slide with scattered cells in a disc, made in a moment."""
+    import cv2
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    width, height, centre, radius = 2400, 2000, (1250.0, 960.0), 700.0
+    rgb = np.full((height, width, 3), (238, 236, 240), np.uint8)
+    for _ in range(900):
+        away, turn = radius * np.sqrt(rng.random()), rng.random() * 2 * np.pi
+        at = (round(centre[0] + away * np.cos(turn)), round(centre[1] + away * np.sin(turn)))
+        axes = (int(rng.integers(15, 40)), int(rng.integers(15, 40)))
+        cv2.ellipse(rgb, at, axes, rng.random() * 180, 0, 360, (190, 205, 215), -1)
+        cv2.circle(rgb, at, 7, (90, 70, 130), -1)
+    rgb = np.clip(rgb + rng.normal(0, 3, rgb.shape), 0, 255).astype(np.uint8)
+    path = _write_tiff(tmp_path_factory.mktemp("slide") / "small.tiff", rgb, 0.5)
+    return SmallSlide(path, rgb, 0.5, centre, radius)

@@ -134,13 +134,14 @@ def fit_disc(covered: NDArray[np.bool_]) -> tuple[float, float, float] | None:
     Maximum likelihood of two coverages, one inside and one outside the circle; the centre is searched by steps that
     halve, and for each centre all radii are judged at once. None where no circle does it well.
     """
-    shrink = max(1.0, max(covered.shape) / 400)
-    size = [max(1, round(side / shrink)) for side in covered.shape[::-1]]
-    small = cv2.resize(covered.astype(np.float32), size, interpolation=cv2.INTER_AREA).astype(np.float64)
-    best = max((_search(small, *start) for start in _starts(small)), default=None)
+    coarse, coarse_shrink = _shrunk(covered, 128)
+    found = [_search(coarse, x, y, step=16, until=0.5) for x, y in _starts(coarse)]
+    best = max(found, default=None)
     if best is None or best[0] <= 0:
         return None
-    _, x, y, radius, inside, outside = best
+    fine, shrink = _shrunk(covered, 400)
+    x, y = ((v + 0.5) * coarse_shrink / shrink - 0.5 for v in best[1:3])
+    _, x, y, radius, inside, outside = _search(fine, x, y, step=2, until=0.2)
     if inside < 0.4 or outside > 0.25 * inside:
         return None
     return ((x + 0.5) * shrink, (y + 0.5) * shrink, radius * shrink)
@@ -155,13 +156,20 @@ def _starts(small: NDArray[np.float64]) -> list[tuple[float, float]]:
     return [ndimage.center_of_mass(piece)[::-1] for piece in (small, largest)]
 
 
-def _search(small: NDArray[np.float64], x: float, y: float) -> tuple[float, ...]:
+def _shrunk(covered: NDArray[np.bool_], side_px: int) -> tuple[NDArray[np.float64], float]:
+    """Coverage (h, w) of at most `side_px` a side, and how many pixels of `covered` (H, W) one of its spans."""
+    shrink = max(1.0, max(covered.shape) / side_px)
+    size = [max(1, round(side / shrink)) for side in covered.shape[::-1]]
+    small = cv2.resize(covered.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    return small.astype(np.float64), shrink
+
+
+def _search(small: NDArray[np.float64], x: float, y: float, step: float, until: float) -> tuple[float, ...]:
     best = _best_radius(small, x, y)
-    step = max(small.shape) / 8
-    while step > 0.2:
-        around = [(dx, dy) for dx in (-step, 0, step) for dy in (-step, 0, step) if dx or dy]
+    while step > until:
+        around = ((step, 0), (-step, 0), (0, step), (0, -step))
         better = max(_best_radius(small, best[1] + dx, best[2] + dy) for dx, dy in around)
-        if better > best:
+        if better[0] > best[0]:
             best = better
         else:
             step /= 2
