@@ -18,7 +18,7 @@ from papsmear.tiling.phantom.others import OTHER_KINDS, draw_other
 from papsmear.tiling.phantom.sprite import HERLEV_CLASSES, SIPAKMED_CLASSES, Sprite
 from papsmear.tiling.phantom.stain import Stain, draw_stain
 
-SET_MPP = 0.201  # of the Herlev pictures; SIPaKMeD tells none, its cells measure about as many pixels
+SET_MPP = 0.201  # µm/px of the Herlev pictures; SIPaKMeD publishes none and is drawn at the same
 MASK_RGB = {"background": (255, 0, 0), "cytoplasm": (0, 0, 128), "nucleus": (0, 0, 255)}
 _MOST_A_PICTURE = 4
 

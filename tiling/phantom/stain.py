@@ -28,7 +28,7 @@ class Stain:
 
     Attributes:
         glass: Colour of empty glass, RGB in 0..255.
-        cyanophilic: Light green and eosin's blue-green cytoplasm of intermediate and deeper cells.
+        cyanophilic: Light green: the blue-green cytoplasm of intermediate and deeper cells.
         eosinophilic: Pink cytoplasm of superficial cells.
         orangeophilic: Orange G, of keratin.
         haematoxylin: Nuclei.
