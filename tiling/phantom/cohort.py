@@ -10,6 +10,7 @@ OUT/phantom.json                   the settings; a run goes on only with the sam
 import hashlib
 import json
 import os
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ import cv2
 
 from papsmear import seeds
 from papsmear.cohort import write_rows
-from papsmear.errors import UsageError
+from papsmear.errors import InputError, UsageError
 from papsmear.files import write_text
 from papsmear.progress import say, track
 from papsmear.tiling.phantom.cellsets import write_cell_sets
@@ -120,8 +121,14 @@ def phantom(
     roster = draw_roster(slides, prevalence, sites, folds, seed)
     todo = [(entry, dealt[entry.fold] if dealt else None) for entry in roster if not _is_done(out, entry, settings)]
     work = partial(_write_slide, out=out, settings=settings)
-    for _ in track(each(work, todo, workers), "phantom slides", len(todo)):
-        pass
+    try:
+        for _ in track(each(work, todo, workers), "phantom slides", len(todo)):
+            pass
+    except BrokenProcessPool as error:
+        raise InputError(
+            f"{out}: a worker process was killed, often since memory ran out; start the command again with fewer"
+            " --workers: it goes on from there"
+        ) from error
     if cell_sets and not all((out / "cells" / name).is_dir() for name in ("herlev", "sipakmed")):
         write_cell_sets(out / "cells", seed, cell_sets)
     write_rows(out / "slides.csv", [_row(entry, planes) for entry in roster])

@@ -98,9 +98,9 @@ def _check(image: Path, mask: Path, problems: list[str]) -> tuple[int, int]:
         except ValueError as error:
             problems.append(str(error))
     if len(shapes) == 2 and shapes[0] != shapes[1]:
-        problems.append(f"{image.name} is {shapes[0][1]}x{shapes[0][0]} px, its mask {shapes[1][1]}x{shapes[1][0]}")
+        problems.append(f"{mask} is {shapes[1][1]}x{shapes[1][0]} px, its picture {shapes[0][1]}x{shapes[0][0]}")
     elif len(shapes) == 2 and not _classes(_read(mask))[1].any():
-        problems.append(f"{mask.name} marks no cell")
+        problems.append(f"{mask} marks no cell")
     return (shapes[0][1], shapes[0][0]) if shapes else (0, 0)
 
 

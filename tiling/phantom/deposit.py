@@ -75,10 +75,9 @@ def _density(rng: np.random.Generator) -> NDArray[np.float64]:
     x, y = np.meshgrid(axis, axis)
     radius, angle = np.hypot(x, y), np.arctan2(y, x)
     waves = np.arange(2, 60)
-    rim = 0.965 + sum(
-        0.02 / wave * size * np.cos(wave * angle + phase)
-        for wave, size, phase in zip(waves, rng.normal(0, 1, 58), rng.uniform(0, 2 * np.pi, 58), strict=True)
-    )
+    turns = np.linspace(-np.pi, np.pi, 2048)
+    waviness = np.cos(waves * turns[:, None] + rng.uniform(0, 2 * np.pi, 58)) @ (0.02 / waves * rng.normal(0, 1, 58))
+    rim = np.interp(angle, turns, 0.965 + waviness)
     slope = rng.uniform(-0.15, 0.15, 2)
     falloff, thinning = rng.uniform(0.05, 0.35), rng.uniform(0, 0.6) * (rng.random() < 0.4)
     density = (1 - falloff * radius**2) * (1 - thinning * np.exp(-((radius / 0.35) ** 2)))
