@@ -51,12 +51,9 @@ def write_bag(
 def read_bag(file: Path) -> Bag:
     """Reads a bag of ours, of CLAM or of TRIDENT; InputError where it is broken, empty or not finite."""
     with _open(file) as h5:
-        features = np.asarray(h5["features"])
+        n, width = _shape(file, h5)
+        features = np.asarray(h5["features"]).reshape(n, width)  # TRIDENT has (1, N, D)
         xy_level0 = np.asarray(h5["coords"]).reshape(-1, 2) if "coords" in h5 else None
-    features = features[0] if features.ndim == 3 else features  # (1, N, D) -> (N, D)
-    n = len(features)
-    if n == 0:
-        raise _empty(file)
     if not np.isfinite(features).all():
         raise InputError(f"{file}: slide {file.stem} has features that are not finite (NaN or inf); embed it again")
     if xy_level0 is None or len(xy_level0) != n:
@@ -70,16 +67,18 @@ def read_bag(file: Path) -> Bag:
 def bag_shape(file: Path) -> tuple[int, int]:
     """(N, D) of a bag without reading its features; InputError as in `read_bag` where it is broken."""
     with _open(file) as h5:
-        shape = h5["features"].shape
+        return _shape(file, h5)
+
+
+def _shape(file: Path, h5: h5py.File) -> tuple[int, int]:
+    shape = h5["features"].shape
     if len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] != 1):
-        raise InputError(f"{file}: features have the shape {shape}, not (tiles, width)")
+        raise InputError(f"{file}: features have the shape {shape}, not (tiles, width); embed it again")
     if shape[-2] == 0:
-        raise _empty(file)
+        raise InputError(
+            f"{file}: slide {file.stem} has an empty bag, no tile; tile and embed it again, or drop its row"
+        )
     return int(shape[-2]), int(shape[-1])
-
-
-def _empty(file: Path) -> InputError:
-    return InputError(f"{file}: slide {file.stem} has an empty bag, no tile; tile and embed it again, or drop its row")
 
 
 def read_card(file: Path) -> BagCard | None:

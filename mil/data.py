@@ -84,8 +84,6 @@ class BagData(L.LightningDataModule):
         self, features: Path, slides: Path, fold: int = 0, batch_size: int = 4, allow_leak: bool = False
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise UsageError(f"data.batch_size={batch_size}: a training step needs at least 1 slide")
         self.features, self.slides, self.fold = features, slides, fold
         self.batch_size, self.allow_leak = batch_size, allow_leak
         self.seed = 0
@@ -96,6 +94,8 @@ class BagData(L.LightningDataModule):
         """Sorts the slides into parts and checks that all fits; `predict` takes every slide, labelled or not."""
         if self.trainer is not None and self.trainer.world_size > 1:
             raise UsageError("trainer.devices: MIL on bags trains on one device; set --trainer.devices=1")
+        if self.batch_size < 1:
+            raise UsageError(f"data.batch_size={self.batch_size}: a training step needs at least 1 slide")
         if not self.features.is_dir():
             raise UsageError(f"{self.features}: there is no folder of bags; make it with papsmear embed")
         slides = read_slides(self.slides, need_files=False)

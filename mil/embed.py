@@ -84,7 +84,7 @@ def embed_tiles(
     corners: list[XY] = []
     features = embed_images(encoder, _decoded(tiles, corners, AHEAD * batch_size), batch_size)  # (N, D)
     largest = float(np.abs(features).max(initial=0))
-    if largest > np.finfo(np.float16).max:
+    if largest > float(np.finfo(np.float16).max):
         raise InputError(
             f"encoder {encoder.card.name}: a feature of {largest:.3g} is beyond what bags hold (float16, 65,504); "
             "take an encoder whose last layer is normalised"

@@ -53,7 +53,6 @@ class SlideMIL(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        build_head(head, 1, head_args or {})  # a wrong name or setting shows before any file is read
         self.head_name, self.head_args = head, head_args or {}
         self.lr, self.weight_decay = lr, weight_decay
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
@@ -111,12 +110,9 @@ class SlideMIL(L.LightningModule):
 
     # Steps
 
-    def on_train_epoch_start(self) -> None:
-        """Dropout depends on the seed and the epoch only, so that a resumed run ends with the same weights."""
-        torch.manual_seed(derive(self.seed, "epoch", self.current_epoch))
-
     def training_step(self, batch: list[Item], batch_idx: int) -> Tensor:
-        """The mean loss of some slides."""
+        """The mean loss of some slides; dropout depends on the seed and the position only, so resumed runs agree."""
+        torch.manual_seed(derive(self.seed, self.current_epoch, batch_idx))
         loss = torch.stack([self._loss(self.head(item.features)[0], item) for item in batch]).mean()
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch))
         return loss
@@ -135,18 +131,19 @@ class SlideMIL(L.LightningModule):
         """Keeps each slide's logit for the end of the epoch."""
         self._judge(batch)
 
-    def predict_step(self, batch: list[Item], batch_idx: int) -> None:
-        """Keeps each slide's logit for the end of the epoch."""
-        self._judge(batch)
+    def predict_step(self, batch: list[Item], batch_idx: int) -> list[float]:
+        """The slides' logits, also kept for the end of the epoch."""
+        return self._judge(batch)
 
-    def _judge(self, batch: list[Item]) -> None:
-        for item in batch:
-            logit = float(self.head(item.features)[0])
+    def _judge(self, batch: list[Item]) -> list[float]:
+        logits = [float(self.head(item.features)[0]) for item in batch]
+        for item, logit in zip(batch, logits, strict=True):
             if not np.isfinite(logit):
                 raise InputError(
                     f"slide {item.slide_id}: the head answers {logit}; its training diverged: lower model.lr"
                 )
             self.seen.append((item._replace(features=torch.empty(0)), logit))
+        return logits
 
     # Ends of epochs
 
