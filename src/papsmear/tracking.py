@@ -1,30 +1,75 @@
-"""Weights & Biases runs: online with a login, offline without one, never a question on the terminal."""
+"""Weights & Biases runs: online with a login, offline without one, never a question on the terminal.
 
+wandb itself asks on the terminal where it finds no login, and waits where it finds no server. A training run on a
+cluster node must do neither, so the mode is decided here, from the environment and the netrc file alone.
+"""
+
+import netrc
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from papsmear.errors import UsageError
+from papsmear.progress import say
+
+if TYPE_CHECKING:
+    import wandb
+
+MODES = ("online", "offline", "shared", "disabled")
 
 
 def wandb_mode() -> str:
-    """`online` where a login is found (WANDB_API_KEY or ~/.netrc), else `offline`; WANDB_MODE decides if it is set."""
-    if mode := os.environ.get("WANDB_MODE"):
-        return mode
+    """What WANDB_MODE says; where it is not set, `online` with a login and `offline` without one.
+
+    Needs no network and does not import wandb. Raises UsageError for a WANDB_MODE that wandb does not know.
+    """
+    mode = os.environ.get("WANDB_MODE", "").strip().lower()
+    if mode and mode not in MODES:
+        raise UsageError(f"WANDB_MODE={mode!r} is none of {', '.join(MODES)}; unset it, or set one of these")
+    return mode or ("online" if has_login() else "offline")
+
+
+def has_login() -> bool:
+    """Whether a W&B login lies on this machine: WANDB_API_KEY, or the server's entry in the netrc file."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    server = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").netloc
+    file = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
+    try:
+        entry = netrc.netrc(file).hosts.get(server)
+    except (OSError, netrc.NetrcParseError, UnicodeDecodeError):
+        return False
+    return bool(entry and entry[2])
+
+
+def start_run(folder: Path, job: str, name: str, config: dict[str, Any]) -> "wandb.Run":
+    """Starts a W&B run whose files lie in `folder`/wandb; use it in a `with`, or call its `finish()`.
+
+    Where the server cannot be reached or refuses the login, the run is kept offline, and a line says so: work that
+    can be done without W&B is not lost to it. WANDB_PROJECT and WANDB_ENTITY say where the run belongs.
+    """
     import wandb
 
-    return "online" if wandb.Api().api_key else "offline" if _has_login() else "offline"
-
-
-def _has_login() -> bool:
-    return False
-
-
-def start_run(folder: Path, job: str, name: str, config: dict[str, Any]) -> Any:
-    """Starts a W&B run whose files lie in `folder`/wandb."""
-    import wandb
+    def init(mode: str) -> wandb.Run:
+        return wandb.init(
+            project=os.environ.get("WANDB_PROJECT") or "papsmear",
+            job_type=job,
+            name=name,
+            config=config,
+            dir=folder,
+            mode=mode,  # type: ignore[arg-type]  # checked by wandb_mode()
+            settings=wandb.Settings(console="off", silent=True, init_timeout=30),
+        )
 
     folder.mkdir(parents=True, exist_ok=True)
-    return wandb.init(
-        project=os.environ.get("WANDB_PROJECT", "papsmear"),
-        job_type=job, name=name, config=config, dir=folder, mode=wandb_mode(),
-        settings=wandb.Settings(console="off", silent=True),
-    )
+    mode = wandb_mode()
+    try:
+        run = init(mode)
+    except (wandb.errors.CommError, wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
+        if mode == "offline":
+            raise
+        reason = str(error).splitlines()[0]
+        say(f"W&B: cannot log online ({reason}); this run is kept offline, `wandb sync` sends it later")
+        run = init("offline")
+    return run
