@@ -1,0 +1,67 @@
+"""The faiss k-NN against a brute-force loop and against scikit-learn."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sklearn.neighbors import KNeighborsClassifier
+
+from papsmear.probes.knn import neighbours, normalised, votes
+
+
+def features(n: int, seed: int, width: int = 6) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(size=(n, width)).astype(np.float32)
+
+
+def test_rows_have_length_one_and_a_row_of_zeros_stays() -> None:
+    x = features(5, 0)
+    x[2] = 0
+    lengths = np.linalg.norm(normalised(x), axis=1)
+    np.testing.assert_allclose(lengths, [1, 1, 0, 1, 1], rtol=1e-6)
+
+
+@given(n_train=st.integers(2, 60), n_query=st.integers(1, 20), seed=st.integers(0, 999), data=st.data())
+def test_neighbours_are_those_of_a_brute_force_loop(n_train: int, n_query: int, seed: int, data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, n_train))
+    train, queries = features(n_train, seed), 10 * features(n_query, seed + 1)
+    found = neighbours(train, queries, k)
+    for row, query in zip(found, queries.astype(float), strict=True):
+        cosine = [float(query @ t / np.linalg.norm(query) / np.linalg.norm(t)) for t in train.astype(float)]
+        expected = sorted(cosine, reverse=True)[:k]
+        np.testing.assert_allclose([cosine[i] for i in row], expected, atol=1e-6)
+        assert len(set(row)) == k
+
+
+@given(
+    labels=st.integers(1, 9).flatmap(
+        lambda k: st.lists(st.lists(st.integers(0, 4), min_size=k, max_size=k), min_size=1, max_size=8)
+    )
+)
+def test_votes_are_a_count_where_the_nearest_of_the_most_frequent_wins(labels: list[list[int]]) -> None:
+    expected = []
+    for row in labels:
+        counts = Counter(row)
+        most = max(counts.values())
+        expected.append(next(label for label in row if counts[label] == most))
+    assert votes(np.array(labels), 5).tolist() == expected
+
+
+@pytest.mark.parametrize("k", [1, 5, 20])
+def test_predictions_are_scikit_learns_wherever_no_two_classes_tie(k: int) -> None:
+    train, queries = features(200, 1), features(80, 2)
+    labels = np.random.default_rng(3).integers(0, 4, 200)
+    theirs = KNeighborsClassifier(k).fit(normalised(train), labels)
+    shares = np.sort(theirs.predict_proba(normalised(queries)), axis=1)
+    clear = shares[:, -1] > shares[:, -2]
+    ours = votes(labels[neighbours(train, queries, k)], 4)
+    assert clear.sum() > 40
+    np.testing.assert_array_equal(ours[clear], theirs.predict(normalised(queries))[clear])
+
+
+def test_the_length_of_a_feature_does_not_matter() -> None:
+    train, queries = features(50, 4), features(9, 5)
+    stretch = np.linspace(0.01, 100, 50, dtype=np.float32)[:, None]
+    np.testing.assert_array_equal(neighbours(train * stretch, queries, 7), neighbours(train, queries, 7))
