@@ -1,0 +1,162 @@
+"""`papsmear probe`: how good the features of one or several encoders are, on labelled cells.
+
+Each set is read once, each encoder embeds it once, and all scores come from these features.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from papsmear.errors import InputError, UsageError
+from papsmear.files import write_text
+from papsmear.probes.classes import CLASSES, TITLES
+from papsmear.probes.datasets import CellSet, read_cells
+from papsmear.probes.protocol import Score, check_ks, knn_probe
+from papsmear.probes.report import Results, best_encoder, figures, log_to_wandb, results_json, write_page
+from papsmear.progress import say, track
+from papsmear.ssl.encoder import EncoderCard, embed_images, load_encoder
+from papsmear.tracking import start_run
+
+KS = (1, 3, 5, 7, 10, 15, 20, 30)
+
+
+def probe(
+    out: Path,
+    encoders: list[str] | dict[str, str] | str,
+    sets: dict[str, Path],
+    ks: Sequence[int] = KS,
+    runs: int = 4,
+    seed: int = 0,
+    device: str | None = None,
+) -> int:
+    """Writes the probe report of one or several encoders.
+
+    Cosine k-NN on the Herlev and SIPaKMeD cells: random 75/25 splits, F1 of each class, of positives and negatives, and
+    weighted. OUT gets report.html, results.json, config.yaml and the W&B run (online with a login).
+
+    Args:
+        out: The folder to write to.
+        encoders: One encoder, a list of them, or name: encoder pairs. An encoder is timm:ARCHITECTURE,
+            random:ARCHITECTURE, hf-hub:REPOSITORY or a .safetensors file.
+        sets: Folders of the unpacked sets: herlev, sipakmed, or both (--sets.herlev=DIR).
+        ks: The numbers of neighbours to try.
+        runs: How many random splits.
+        seed: Decides the splits, which are the same for every encoder.
+        device: cpu, cuda, … ; a GPU where there is one, if not given.
+    """
+    named = name_encoders(encoders)
+    _check(sets, ks, runs)
+    cell_sets = {name: read_cells(name, sets[name]) for name in CLASSES if name in sets}
+    for cells in cell_sets.values():
+        check_ks(ks, cells, seed)
+        for file, reason in cells.damaged.items():
+            say(f"{cells.title}: {file} is left out: {reason}")
+    results = _score(named, cell_sets, ks, runs, seed, device)
+    config = {
+        "encoders": named, "sets": {name: str(folder) for name, folder in sets.items()},
+        "ks": list(ks), "runs": runs, "seed": seed, "device": device,
+    }  # fmt: skip
+    drawn = figures(results)
+    write_text(out / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+    write_text(out / "results.json", results_json(results))
+    write_page(out / "report.html", results, drawn)
+    cards = {name: json.loads(json.dumps(asdict(card))) for name, card in results.cards.items()}
+    with start_run(out, "probe", out.name or "probe", {**config, "cards": cards}) as run:
+        log_to_wandb(run, results, drawn, out / "report.html")
+    _print_table(results.scores)
+    say(f"report: {out / 'report.html'}")
+    return _say_failures(results)
+
+
+def name_encoders(encoders: list[str] | dict[str, str] | str) -> dict[str, str]:
+    """Gives each encoder a short name for tables: its own, the file's, or for `encoder.safetensors` its folder's."""
+    if isinstance(encoders, dict):
+        named = dict(encoders)
+    else:
+        listed = [encoders] if isinstance(encoders, str) else encoders
+        names = [_short_name(encoder) for encoder in listed]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise UsageError(
+                f"--encoders: two of them would be called {twice[0]!r}; name them: --encoders '{{first: …, second: …}}'"
+            )
+        named = dict(zip(names, listed, strict=True))
+    if not named:
+        raise UsageError("--encoders: none given; name at least one, such as --encoders random:resnet50")
+    return named
+
+
+def _short_name(encoder: str) -> str:
+    path = Path(encoder)
+    if path.suffix != ".safetensors":
+        return encoder
+    return path.absolute().parent.name if path.stem == "encoder" else path.stem
+
+
+def _check(sets: dict[str, Path], ks: Sequence[int], runs: int) -> None:
+    unknown = [name for name in sets if name not in CLASSES]
+    if unknown or not sets:
+        what = f"no set is called {unknown[0]!r}" if unknown else "none given"
+        raise UsageError(f"--sets: {what}; give {' or '.join(f'--sets.{name}=DIR' for name in CLASSES)}")
+    if not ks or min(ks) < 1:
+        raise UsageError(f"--ks: {list(ks)}: give whole numbers from 1 on, such as '[1, 5, 10, 20]'")
+    if runs < 1:
+        raise UsageError(f"--runs: {runs}: give at least 1")
+
+
+def _score(
+    named: dict[str, str], sets: dict[str, CellSet], ks: Sequence[int], runs: int, seed: int, device: str | None
+) -> Results:
+    """Every encoder on every set; an encoder that cannot be loaded or gives no features is left out and recorded."""
+    cards: dict[str, EncoderCard] = {}
+    scores: dict[str, dict[str, Score]] = {name: {} for name in sets}
+    failed: dict[str, str] = {}
+    for name, reference in named.items():
+        try:
+            encoder = load_encoder(reference, device)
+            found = {}
+            for cells in sets.values():
+                images = track(cells.images, f"{name}: {cells.title}")
+                found[cells.name] = knn_probe(embed_images(encoder, images), cells, ks, runs, seed)
+        except InputError as error:
+            failed[name] = " ".join(str(error).split())
+            continue
+        cards[name] = encoder.card
+        for set_name, score in found.items():
+            scores[set_name][name] = score
+    if not cards:
+        raise InputError("no encoder gave features: " + "; ".join(f"{name}: {why}" for name, why in failed.items()))
+    return Results(sets, cards, scores, failed, runs, seed)
+
+
+def _print_table(scores: dict[str, dict[str, Score]]) -> None:
+    """Weighted F1 of each encoder and set, on standard output."""
+    table = Table(
+        "encoder", title="Weighted F1, % (k-NN, k chosen on the test part, as published)", title_justify="left"
+    )
+    for name in scores:
+        table.add_column(TITLES[name], justify="right")
+        table.add_column("k", justify="right")
+    for encoder in next(iter(scores.values())):
+        row = [encoder]
+        for found in scores.values():
+            score = found[encoder]
+            bold = "[bold]" if encoder == best_encoder(found) else ""
+            row += [f"{bold}{100 * score.weighted_f1.mean:.1f} ± {100 * score.weighted_f1.sd:.1f}", str(score.k)]
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _say_failures(results: Results) -> int:
+    """One line for whatever could not be used; the exit status."""
+    n_damaged = sum(len(cells.damaged) for cells in results.sets.values())
+    for name, reason in results.failed.items():
+        say(f"encoder {name} is left out: {reason}")
+    if n_damaged:
+        say(f"{n_damaged} image(s) could not be read and were left out; they are named above and in the report")
+    return 1 if n_damaged or results.failed else 0

@@ -1,0 +1,41 @@
+"""The study's published figures, to stand beside ours in a column of their own; never a result of this package.
+
+Stegmüller et al., arXiv 2302.05195: k-NN on cells, F1 in percent, random 75/25 split, four runs.
+"""
+
+SOURCE = "Stegmüller et al., arXiv 2302.05195"
+
+# set → encoder → (mean, sd) of weighted F1
+WEIGHTED_F1 = {
+    "herlev": {
+        "ResNet50 ImageNet": (60.2, 3.2),
+        "ResNet50 DINO": (61.7, 3.2),
+        "ViT-S/16 ImageNet": (55.2, 2.0),
+        "ViT-S/16 DINO": (62.6, 2.8),
+    },
+    "sipakmed": {
+        "ResNet50 ImageNet": (92.6, 0.4),
+        "ResNet50 DINO": (93.7, 0.7),
+        "ViT-S/16 ImageNet": (89.7, 0.5),
+        "ViT-S/16 DINO": (94.4, 0.3),
+    },
+}
+
+_HERLEV = ("CIS", "LD", "MD", "SD", "NC", "NI", "NS", "positives", "negatives")
+_SIPAKMED = ("D", "K", "M", "P", "SI", "positives", "negatives")
+
+# set → encoder → class or side → F1
+CLASS_F1 = {
+    "herlev": {
+        "ResNet50 ImageNet": dict(zip(_HERLEV, (55.0, 64.3, 48.6, 51.3, 53.8, 87.0, 89.6, 93.2, 80.1), strict=True)),
+        "ResNet50 DINO": dict(zip(_HERLEV, (59.0, 66.2, 48.6, 53.0, 50.9, 88.8, 92.4, 92.3, 78.6), strict=True)),
+        "ViT-S/16 ImageNet": dict(zip(_HERLEV, (55.1, 59.5, 38.6, 48.7, 49.2, 75.8, 83.2, 92.4, 76.8), strict=True)),
+        "ViT-S/16 DINO": dict(zip(_HERLEV, (62.8, 66.8, 48.2, 53.5, 58.8, 83.4, 89.7, 93.1, 80.8), strict=True)),
+    },
+    "sipakmed": {
+        "ResNet50 ImageNet": dict(zip(_SIPAKMED, (94.4, 85.6, 90.4, 95.9, 97.0, 95.9, 96.1), strict=True)),
+        "ResNet50 DINO": dict(zip(_SIPAKMED, (93.5, 87.7, 91.6, 97.2, 98.7, 97.2, 97.3), strict=True)),
+        "ViT-S/16 ImageNet": dict(zip(_SIPAKMED, (91.2, 82.1, 86.3, 94.9, 94.0, 95.1, 95.4), strict=True)),
+        "ViT-S/16 DINO": dict(zip(_SIPAKMED, (94.9, 88.8, 91.8, 98.0, 98.7, 97.6, 97.6), strict=True)),
+    },
+}  # fmt: skip

@@ -1,0 +1,204 @@
+"""The probe report: one self-contained page, `results.json`, and one W&B run, all from the same results."""
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from papsmear import __version__
+from papsmear.files import write_text
+from papsmear.page import figure_uri, picture_uri, render
+from papsmear.probes import plots, published
+from papsmear.probes.datasets import CellSet
+from papsmear.probes.protocol import TEST_SHARE, Score, Spread
+from papsmear.ssl.encoder import EncoderCard
+
+if TYPE_CHECKING:
+    import wandb
+
+_THUMBNAIL_PX = 112
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a probe run found: `scores[set][encoder]`, and what it was found on and with.
+
+    `failed`: why an encoder gave no result, by its name.
+    """
+
+    sets: dict[str, CellSet]
+    cards: dict[str, EncoderCard]
+    scores: dict[str, dict[str, Score]]
+    failed: dict[str, str]
+    runs: int
+    seed: int
+
+
+def results_json(results: Results) -> str:
+    """The results as JSON; figures are shares of 1.
+
+    `sets[set]`: `images`, `classes` (name, short, side, images), `damaged` (file → reason). `encoders[name]`: its card.
+    `scores`: a row for each set and encoder with `k`, `weighted_f1`, `class_f1`, `side_f1` and `weighted_f1_by_k`, each
+    figure as `mean`, `sd` and `runs`, and `confusion`, the counts over all runs with a row for each true class.
+    """
+    document = {
+        "papsmear": __version__,
+        "protocol": {
+            "test_share": TEST_SHARE,
+            "runs": results.runs,
+            "seed": results.seed,
+            "k": "best on the test part",
+        },
+        "sets": {name: _set_facts(cells) for name, cells in results.sets.items()},
+        "encoders": {name: asdict(card) for name, card in results.cards.items()},
+        "failed": results.failed,
+        "scores": [
+            {"set": set_name, "encoder": encoder, **_score_facts(score)}
+            for set_name, scores in results.scores.items()
+            for encoder, score in scores.items()
+        ],
+    }
+    return json.dumps(document, indent=1)
+
+
+def _set_facts(cells: CellSet) -> dict[str, Any]:
+    classes = [
+        {"name": c.name, "short": c.short, "side": c.side, "images": n}
+        for c, n in zip(cells.classes, cells.counts(), strict=True)
+    ]
+    return {"images": len(cells.labels), "classes": classes, "damaged": cells.damaged}
+
+
+def _score_facts(score: Score) -> dict[str, Any]:
+    def facts(spread: Spread) -> dict[str, Any]:
+        return {"mean": spread.mean, "sd": spread.sd, "runs": list(spread.runs)}
+
+    return {
+        "k": score.k,
+        "weighted_f1": facts(score.weighted_f1),
+        "class_f1": {name: facts(spread) for name, spread in score.class_f1.items()},
+        "side_f1": {name: facts(spread) for name, spread in score.side_f1.items()},
+        "weighted_f1_by_k": {str(k): facts(spread) for k, spread in score.by_k.items()},
+        "confusion": score.confusion.tolist(),
+    }
+
+
+def figures(results: Results) -> dict[str, Figure]:
+    """Every figure, by `<set>/<figure>` or `<set>/confusion/<encoder>`."""
+    drawn = {}
+    for name, scores in results.scores.items():
+        drawn[f"{name}/weighted_f1"] = plots.weighted_f1_bars(scores)
+        drawn[f"{name}/f1_by_k"] = plots.f1_by_k(scores)
+        for encoder, score in scores.items():
+            title = f"{encoder}, k = {score.k}"
+            drawn[f"{name}/confusion/{encoder}"] = plots.confusion(score, results.sets[name].classes, title)
+    return drawn
+
+
+def write_page(path: Path, results: Results, drawn: Mapping[str, Figure]) -> None:
+    """Writes the page; pictures and style are inside it."""
+    sections = []
+    for name, scores in results.scores.items():
+        cells = results.sets[name]
+        classes = [
+            {"class": c, "images": n, "picture": picture_uri(_thumbnail(_typical(cells, i)))}
+            for i, (c, n) in enumerate(zip(cells.classes, cells.counts(), strict=True))
+        ]
+        sections.append({
+            "cells": cells, "classes": classes, "encoders": list(scores),
+            "rows": table_rows(scores), "best": best_encoder(scores),
+            "ks": [score.k for score in scores.values()],
+            "published": _published_columns(name),
+            "bars": figure_uri(drawn[f"{name}/weighted_f1"]),
+            "by_k": figure_uri(drawn[f"{name}/f1_by_k"]),
+            "confusions": [figure_uri(drawn[f"{name}/confusion/{encoder}"]) for encoder in scores],
+        })  # fmt: skip
+    page = render(
+        "probes/report.html",
+        sections=sections, results=results, source=published.SOURCE, version=__version__,
+        test_percent=round(100 * TEST_SHARE), colours=[plots.colour(i) for i in range(len(results.cards))],
+    )  # fmt: skip
+    write_text(path, page)
+
+
+def table_rows(scores: Mapping[str, Score]) -> list[tuple[str, list[Spread | None]]]:
+    """The score table of one set: (class, side or `weighted F1`) and its figure for each encoder."""
+    rows: dict[str, list[Spread | None]] = {}
+    every = list(scores.values())
+    for name in every[0].class_f1:
+        rows[name] = [score.class_f1.get(name) for score in every]
+    for side in every[0].side_f1:
+        rows[side] = [score.side_f1.get(side) for score in every]
+    rows["weighted F1"] = [score.weighted_f1 for score in every]
+    return list(rows.items())
+
+
+def best_encoder(scores: Mapping[str, Score]) -> str:
+    """The encoder with the highest mean weighted F1."""
+    return max(scores, key=lambda encoder: scores[encoder].weighted_f1.mean)
+
+
+def _published_columns(name: str) -> dict[str, dict[str, str]]:
+    """Published encoder → row of the table → figure as printed."""
+    columns = {}
+    for encoder, (mean, sd) in published.WEIGHTED_F1[name].items():
+        by_class = {row: f"{value:.1f}" for row, value in published.CLASS_F1[name][encoder].items()}
+        columns[encoder] = {**by_class, "weighted F1": f"{mean:.1f} ± {sd:.1f}"}
+    return columns
+
+
+def _typical(cells: CellSet, label: int) -> NDArray[np.uint8]:
+    """The class's image of median size, so that the page shows neither a speck nor a giant."""
+    members = [cells.images[i] for i in np.flatnonzero(cells.labels == label)]
+    return sorted(members, key=lambda image: image.shape[0] * image.shape[1])[len(members) // 2]
+
+
+def _thumbnail(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The whole image, fitted into a white square."""
+    height, width = rgb.shape[:2]
+    scale = 2 * _THUMBNAIL_PX / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    square = np.full((2 * _THUMBNAIL_PX, 2 * _THUMBNAIL_PX, 3), 255, np.uint8)
+    top, left = (square.shape[0] - size[1]) // 2, (square.shape[1] - size[0]) // 2
+    square[top : top + size[1], left : left + size[0]] = small
+    return square
+
+
+def _pixels(figure: Figure) -> Image.Image:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return Image.open(buffer)
+
+
+def log_to_wandb(run: "wandb.Run", results: Results, drawn: Mapping[str, Figure], page: Path) -> None:
+    """Tables, plots, summary figures and the page (as an artifact) into a W&B run."""
+    import wandb
+
+    weighted, per_class, theirs = [], [], []
+    for set_name, scores in results.scores.items():
+        for encoder, score in scores.items():
+            weighted.append([set_name, encoder, score.k, score.weighted_f1.mean, score.weighted_f1.sd])
+            for row, spread in {**score.class_f1, **score.side_f1}.items():
+                per_class.append([set_name, encoder, row, spread.mean, spread.sd])
+            run.summary[f"{set_name}/{encoder}/weighted_f1"] = score.weighted_f1.mean
+            run.summary[f"{set_name}/{encoder}/k"] = score.k
+        for encoder, (mean, sd) in published.WEIGHTED_F1[set_name].items():
+            theirs.append([set_name, encoder, mean / 100, sd / 100, published.SOURCE])
+    run.log({
+        "weighted_f1": wandb.Table(["set", "encoder", "k", "mean", "sd"], weighted),
+        "class_f1": wandb.Table(["set", "encoder", "class", "mean", "sd"], per_class),
+        "published_weighted_f1": wandb.Table(["set", "encoder", "mean", "sd", "source"], theirs),
+        **{name: wandb.Image(_pixels(figure)) for name, figure in drawn.items()},
+    })  # fmt: skip
+    artifact = wandb.Artifact(f"probe-report-{run.id}", type="report")
+    artifact.add_file(str(page), policy="immutable", skip_cache=True)
+    run.log_artifact(artifact)
