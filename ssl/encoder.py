@@ -170,7 +170,7 @@ def check_leak(card: EncoderCard, test_slides: Iterable[str], allow_leak: bool =
     if seen and not allow_leak:
         raise UsageError(
             f"encoder {card.name} was trained on {len(seen)} of the slides to test on: {', '.join(seen)}; "
-            f"take the encoder of this fold (its own held-out fold is {card.fold}), or --allow_leak=true, which marks every figure"
+            f"take one that held their fold out (this one: {card.fold}), or --allow_leak=true, which marks all figures"
         )
     return bool(seen)
 

@@ -1,0 +1,248 @@
+"""DINO: a student learns to say of one view of a tile what its own slow average, the teacher, says of another.
+
+Caron et al. 2021 (arXiv 2104.14294), exact to the official repository: two global crops, the head, the loss and
+its centre, the schedules, the freezing of the last layer, gradient clipping of each parameter on its own, weight decay
+on matrices only. The teacher's backbone is what the later stages use; it is exported at the end of each epoch.
+
+Shapes: B images of this rank, 2 views of each, D features, K outputs of the head.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import SGD, AdamW, Optimizer
+
+from papsmear.errors import InputError, UsageError
+from papsmear.progress import say
+from papsmear.ssl.data import TileData
+from papsmear.ssl.encoder import EncoderCard, export_encoder
+from papsmear.ssl.head import DINOHead
+from papsmear.ssl.loss import DINOLoss, entropy
+from papsmear.ssl.network import create_network, feature_width
+from papsmear.ssl.schedules import Schedules
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+EXPORTED = "encoder.safetensors"
+
+
+class Branch(nn.Module):
+    """Backbone and head; student and teacher are one each."""
+
+    def __init__(self, backbone: nn.Module, head: DINOHead) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (N, D) and outputs (N, K) of normalised images (N, 3, H, W)."""
+        features = self.backbone(images)
+        return features, self.head(features)
+
+
+class DINO(LightningModule):
+    """DINO pretraining of any timm backbone. Every default is the official value for a ViT-S/16."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        architecture: str = "vit_small_patch16_224",
+        input_px: int = 224,
+        outputs: int = 65536,
+        norm_last_layer: bool = True,
+        drop_path: float = 0.1,
+        optimizer: Literal["adamw", "sgd"] = "adamw",
+        base_lr: float = 5e-4,
+        min_lr: float = 1e-6,
+        warmup_epochs: int = 10,
+        weight_decay: tuple[float, float] = (0.04, 0.4),
+        ema_momentum: tuple[float, float] = (0.996, 1.0),
+        teacher_temperature: tuple[float, float] = (0.04, 0.04),
+        temperature_warmup_epochs: int = 0,
+        student_temperature: float = 0.1,
+        centre_momentum: float = 0.9,
+        frozen_last_layer_epochs: int = 1,
+        clip_norm: float = 3.0,
+    ) -> None:
+        """Builds student and teacher with the same random weights. A pair is (start, end) of a schedule.
+
+        Args:
+            architecture: A timm name.
+            input_px: Side of the views; as the data's crop_px.
+            outputs: K, outputs of the head.
+            norm_last_layer: Keeps the rows of the head's last layer at norm 1.
+            drop_path: Share of the student's residual branches that are dropped.
+            optimizer: adamw, or sgd with momentum 0.9.
+            base_lr: Learning rate for a batch of 256; it is scaled to the batch.
+            min_lr: Learning rate at the end, not scaled.
+            warmup_epochs: Epochs over which the learning rate rises from 0.
+            weight_decay: Cosine; none on biases and 1-D parameters.
+            ema_momentum: Cosine; share of the old teacher in the new one.
+            teacher_temperature: Linear over its warm-up, then constant.
+            temperature_warmup_epochs: Epochs of that warm-up.
+            student_temperature: Of the student's softmax.
+            centre_momentum: Share of the old centre in the new one.
+            frozen_last_layer_epochs: Epochs at the start in which the head's last layer is not trained.
+            clip_norm: Largest norm of each parameter's gradient.
+        """
+        super().__init__()
+        self.save_hyperparameters()
+        self.told: Any = self.hparams
+        student = create_network(architecture, input_px, **({"drop_path_rate": drop_path} if drop_path else {}))
+        head = DINOHead(feature_width(student), outputs, norm_last_layer=norm_last_layer)
+        self.student = Branch(student, head)
+        self.teacher = Branch(create_network(architecture, input_px), copy.deepcopy(head)).requires_grad_(False)
+        self.teacher.load_state_dict(self.student.state_dict())
+        self.loss = DINOLoss(outputs, student_temperature, centre_momentum)
+        self.register_buffer("mean", 255 * torch.tensor(IMAGENET_MEAN), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(IMAGENET_STD), persistent=False)
+        self._last_batch_seconds = 0.0
+
+    @property
+    def data(self) -> TileData:
+        """The tiles that are trained on."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, TileData):
+            raise UsageError(
+                f"DINO trains on papsmear.ssl.data.TileData, not on {type(data).__name__}; set data.class_path"
+            )
+        return data
+
+    def setup(self, stage: str) -> None:
+        """Checks that data and model fit together."""
+        if self.data.views.crop_px != self.told.input_px:
+            raise UsageError(
+                f"data.crop_px is {self.data.views.crop_px}, model.input_px is {self.told.input_px}; make them equal"
+            )
+        say(f"training on {self.data.n_tiles} tiles of {len(self.data.train_slides)} slides")
+
+    def configure_optimizers(self) -> Optimizer:
+        """The optimiser over the student, and the schedules, now that the number of steps is known."""
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise UsageError(
+                "trainer.max_epochs is -1, without end, but the schedules need one; give a number of epochs"
+            )
+        accumulated = self.trainer.accumulate_grad_batches
+        self.schedules = Schedules(
+            steps=int(steps),
+            steps_per_epoch=math.ceil(self.trainer.num_training_batches / accumulated),
+            peak_lr=self.told.base_lr * self.data.batch_size * accumulated / 256,
+            min_lr=self.told.min_lr,
+            warmup_epochs=self.told.warmup_epochs,
+            weight_decay=self.told.weight_decay,
+            ema_momentum=self.told.ema_momentum,
+            teacher_temperature=self.told.teacher_temperature,
+            temperature_warmup_epochs=self.told.temperature_warmup_epochs,
+        )
+        groups = decay_groups(self.student)
+        return SGD(groups, lr=0.0, momentum=0.9) if self.told.optimizer == "sgd" else AdamW(groups)
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        """The loss () of a batch (B, 2, H, W, 3) uint8, after which the centre moves."""
+        images = self.normalise(batch.transpose(0, 1).flatten(0, 1))  # (2B, 3, H, W)
+        with torch.no_grad():
+            features, teacher = (x.unflatten(0, (2, -1)) for x in self.teacher(images))  # (2, B, D), (2, B, K)
+        student = self.student(images)[1].unflatten(0, (2, -1))  # (2, B, K)
+        temperature = self.schedules.temperature(self.current_epoch)
+        probabilities = self.loss.teacher_probabilities(teacher, temperature)
+        loss: Tensor = self.loss(student, probabilities)
+        if not torch.isfinite(loss):
+            raise InputError(
+                f"{self.trainer.default_root_dir}: the loss is {loss.item()} at step {self.global_step}, epoch "
+                f"{self.current_epoch}; start in another folder, with a lower --model.base_lr"
+            )
+        self.loss.update_centre(teacher)
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/teacher_entropy", entropy(probabilities), prog_bar=True)
+        self.log("train/feature_std", feature_std(features), prog_bar=True)
+        self.log("train/teacher_temperature", temperature)
+        return loss
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Network input (N, 3, H, W) of uint8 images (N, H, W, 3)."""
+        return ((images - self.mean) / self.std).permute(0, 3, 1, 2)
+
+    def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
+        """Clips each parameter's gradient on its own; the last layer gets none in the first epochs."""
+        clip_each(self.student.parameters(), self.told.clip_norm)
+        if self.current_epoch < self.told.frozen_last_layer_epochs:
+            for parameter in self.student.head.last_layer.parameters():
+                parameter.grad = None
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """One step of the student by the schedules, then the teacher follows."""
+        step = self.global_step
+        lr, decay, momentum = self.schedules.lr(step), self.schedules.decay(step), self.schedules.momentum(step)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+            group["weight_decay"] = decay if group["decays"] else 0.0
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        move_average(self.teacher, self.student, momentum)
+        self.log_dict({"train/lr": lr, "train/weight_decay": decay, "train/ema_momentum": momentum})
+
+    def on_train_batch_end(self, outputs: Any, batch: Tensor, batch_idx: int) -> None:
+        """Logs the speed, over all devices."""
+        now = time.monotonic()
+        if batch_idx:
+            speed = len(batch) * self.trainer.world_size / (now - self._last_batch_seconds)
+            self.log("train/images_per_second", speed, prog_bar=True)
+        self._last_batch_seconds = now
+
+    def on_train_epoch_end(self) -> None:
+        """Exports the teacher's backbone into the run's folder."""
+        if self.trainer.is_global_zero:
+            card = EncoderCard(
+                name="",
+                architecture=self.told.architecture,
+                input_px=self.told.input_px,
+                mean=IMAGENET_MEAN,
+                std=IMAGENET_STD,
+                mpp=self.data.mpp,
+                train_slides=self.data.train_slides,
+                fold=self.data.fold,
+            )
+            export_encoder(Path(self.trainer.default_root_dir) / EXPORTED, self.teacher.backbone, card)
+
+
+def decay_groups(module: nn.Module) -> list[dict[str, Any]]:
+    """Two groups of trainable parameters: `decays` is False for biases and all other 1-D parameters."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return [
+        {"params": [parameter for parameter in parameters if parameter.ndim > 1], "decays": True},
+        {"params": [parameter for parameter in parameters if parameter.ndim == 1], "decays": False},
+    ]
+
+
+@torch.no_grad()
+def clip_each(parameters: Iterable[nn.Parameter], clip_norm: float) -> None:
+    """Scales each gradient whose own norm is above `clip_norm` down to it."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    for gradient, norm in zip(gradients, torch._foreach_norm(gradients), strict=True):
+        gradient.mul_((clip_norm / (norm + 1e-6)).clamp(max=1))
+
+
+@torch.no_grad()
+def move_average(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """teacher = momentum · teacher + (1 - momentum) · student, over parameters, not buffers."""
+    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
+
+
+def feature_std(features: Tensor) -> Tensor:
+    """Standard deviation () over the batch of L2-normalised features (2, B, D), mean over D, times √D.
+
+    Near 1 for features in all directions; 0 where all images have the same features.
+    """
+    unit = F.normalize(features.float(), dim=-1)
+    spread: Tensor = unit.std(dim=1, correction=0).mean() * unit.shape[-1] ** 0.5
+    return spread
