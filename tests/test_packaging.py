@@ -16,7 +16,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from papsmear.cli import main
+from papsmear.cli import COMMANDS, TRAINING, main
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("tiling", "ssl", "probes", "mil")
@@ -252,3 +252,18 @@ def _leaves(tree: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...]
     if not isinstance(tree, dict):
         return [(path, tree)]
     return [leaf for key, child in tree.items() for leaf in _leaves(child, (*path, str(key)))]
+
+
+# --- what the documents promise ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_commands_and_files_that_a_document_names_are_there(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"(?s:```.*?```)|`[^`]+`|^ {4}.*$", text, re.MULTILINE))
+    for command in re.findall(r"\b(?:papsmear|lightning) ([a-z]+)\b", code):
+        assert command in {*COMMANDS, *TRAINING}, command
+    for path in re.findall(r"\b(?:configs|slurm|tests|src|docs)/[\w/.-]*\w\.\w+", code):
+        assert (ROOT / path).is_file(), path
+    for target in re.findall(r"^\s*(?:\$ )?make ([a-z]+)", code, re.MULTILINE):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target

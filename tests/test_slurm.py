@@ -78,7 +78,7 @@ class Cluster:
         options += [f"--array={array}"] * bool(array) + [f"--dependency=afterok:{after}"] * bool(after)
         return self.run("sbatch", *options, f"slurm/{name}.sbatch", *words, **more).strip()
 
-    def wait(self, *jobs: str, seconds: float = 240) -> dict[str, str]:
+    def wait(self, *jobs: str, seconds: float = 480) -> dict[str, str]:
         """State and exit status of each job, such as `COMPLETED 0:0`, once none of them can go on."""
         until = time.monotonic() + seconds
         while True:
