@@ -26,9 +26,9 @@ from papsmear.tiling.phantom.svs import TILE_PX
 
 _UNITS = 2500.0  # of the whole-number densities, per natural-log optical density: 0.1 grey level
 _DENSEST = 3.0  # of one thing
-_POOL, _POOL_OTHER, _POOL_ABNORMAL = 256, 96, 400
+_POOL, _POOL_OTHER, _POOL_ABNORMAL = 192, 64, 400
 _BLUR_PER_UM = 0.33  # sigma of the blur in µm, per µm out of focus (an objective of NA 0.65 to 0.75)
-_BLUR_STEP_PX = 0.4
+_BLUR_STEP_PX = 0.5
 
 # Shares of the kinds of cells. Normal: a woman of reproductive age. Abnormal: one lesion a slide.
 _NORMAL = {
@@ -131,7 +131,7 @@ class Scene:
         height = self.size_level0[1]
         glass = self._glass()
         blurs = np.rint(_BLUR_PER_UM * np.abs(self._depth_um - z_um) / self._mpp / _BLUR_STEP_PX).astype(int)
-        ink = lru_cache(maxsize=600)(lambda index, blur: _blurred(self._pool[index].density, blur * _BLUR_STEP_PX))
+        ink = lru_cache(maxsize=768)(lambda index, blur: _blurred(self._pool[index].density, blur * _BLUR_STEP_PX))
         reach = max(max(entry.density.shape[:2]) for entry in self._pool) + _pad(blurs.max() * _BLUR_STEP_PX)
         for top in range(0, height, TILE_PX):
             rows = min(TILE_PX, height - top)
@@ -297,8 +297,11 @@ def _add(canvas: NDArray[np.uint16], density: NDArray[np.uint16], x: int, y: int
 
 def _light(canvas: NDArray[np.uint16]) -> NDArray[np.uint8]:
     """What the sensor sees through the densities."""
-    light = canvas.astype(np.float32)
-    light *= -1 / _UNITS
-    cv2.exp(light, light)
-    light *= 255.0
-    return light.astype(np.uint8)
+    seen = np.empty(canvas.shape, np.uint8)
+    for left in range(0, canvas.shape[1], 2048):  # pieces that fit the processor's cache
+        light = canvas[:, left : left + 2048].astype(np.float32)
+        light *= -1 / _UNITS
+        cv2.exp(light, light)
+        light *= 255.0
+        seen[:, left : left + 2048] = light
+    return seen
