@@ -1,0 +1,352 @@
+"""`papsmear tile` from the command line: what it makes, goes on with, refuses, and does when things break."""
+
+import hashlib
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import openslide
+import pytest
+import simplejpeg
+from numpy.typing import NDArray
+
+from papsmear.cli import main
+from papsmear.tiling.pool import each
+from papsmear.tiling.reader import open_slide
+from papsmear.tiling.shards import read_slide_json, read_tiles
+from papsmear.tiling.tile import TileSettings, focus_score, iter_tiles, plan
+
+
+def slide_list(folder: Path, *rows: str, header: str = "slide_id,path") -> Path:
+    file = folder / "slides.csv"
+    file.write_text("\n".join([header, *rows]) + "\n")
+    return file
+
+
+def run(slides: Path, out: Path, *options: str) -> int:
+    return main(["tile", f"--slides={slides}", f"--out={out}", "--workers=1", *options])
+
+
+def contents(folder: Path) -> dict[str, str]:
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def only_error(capsys: pytest.CaptureFixture[str]) -> str:
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert error.startswith("papsmear tile: error: ")
+    assert error.count("\n") == 1
+    return error
+
+
+def test_a_slide_becomes_a_folder(small_slide: Any, tmp_path: Path, root: Path) -> None:
+    out = tmp_path / "shards"
+    status = run(
+        slide_list(tmp_path, f"s1,{small_slide.path}"), out, f"-c={root / 'configs' / 'tiling.yaml'}", "--workers=1"
+    )
+    assert status == 0
+    assert sorted(file.name for file in out.rglob("*")) == ["overview.jpg", "s1", "s1-000000.tar", "slide.json"]
+    slide = read_slide_json(out / "s1")
+    assert slide["source"] == {"name": "small.tiff", "bytes": small_slide.path.stat().st_size}
+    assert (slide["size_level0"], slide["mpp"], slide["mpp_from"]) == ([2400, 2000], pytest.approx(0.5), "file")
+    assert [level["size_px"] for level in slide["levels"]] == [[2400, 2000], [1200, 1000], [600, 500]]
+    assert slide["settings"] == {"area": "disc", "size_px": 320, "mpp": 0.5, "quality": 90}
+    x, y, radius = slide["deposit"]["circle_level0"]
+    places = [(320 * i, 320 * j) for j in range(6) for i in range(7)]
+    inside = [(a, b) for a, b in places if math.hypot(a + 160 - x, b + 160 - y) <= radius]
+    tiles = list(read_tiles(out / "s1"))
+    assert [(meta["x_level0"], meta["y_level0"]) for meta, _ in tiles] == inside
+    assert slide["counts"] == {"grid": 42, "tiles": len(inside), "shards": 1}
+    for meta, jpeg in tiles:
+        at = (slice(meta["y_level0"], meta["y_level0"] + 320), slice(meta["x_level0"], meta["x_level0"] + 320))
+        assert (
+            np.abs(simplejpeg.decode_jpeg(jpeg) - small_slide.rgb[at].astype(float)).mean() < 4
+        )  # the slide's noise is 3 strong
+        assert (meta["slide_id"], meta["size_level0"], meta["size_px"], meta["mpp"], meta["z"]) == (
+            "s1",
+            320,
+            320,
+            0.5,
+            0,
+        )
+    text = (out / "s1" / "slide.json").read_text()
+    assert str(small_slide.path.parent) not in text
+
+
+def test_tiles_without_a_disk_are_those_of_the_shards(small_slide: Any, tmp_path: Path) -> None:
+    settings = TileSettings("tissue", 100, 0.8)
+    assert (
+        run(
+            slide_list(tmp_path, f"s1,{small_slide.path}"),
+            tmp_path / "o",
+            "--area=tissue",
+            "--size_px=100",
+            "--tile_mpp=0.8",
+        )
+        == 0
+    )
+    with open_slide(small_slide.path) as reader:
+        made = [(t.meta("s1"), t.jpeg) for t in iter_tiles(reader, settings, plan(reader, settings))]
+    assert made == list(read_tiles(tmp_path / "o" / "s1"))
+    assert len(made) > 50
+
+
+def test_focus_falls_with_blur(small_slide: Any) -> None:
+    sharp = small_slide.rgb[800:1120, 1000:1320]
+    scores = [focus_score(cv2.GaussianBlur(sharp, (0, 0), sigma)) for sigma in (0.5, 1, 2, 4)]
+    assert scores == sorted(scores, reverse=True)
+    assert focus_score(np.full((32, 32, 3), 99, np.uint8)) == 0
+
+
+def test_processes_go_on_where_a_run_stopped(
+    small_slide: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slides = slide_list(tmp_path, *(f"s{i},{small_slide.path}" for i in range(3)))
+    alone, several = tmp_path / "alone", tmp_path / "several"
+    assert run(slides, alone) == 0
+    shutil.copytree(alone / "s1", several / "s1")
+    before = (several / "s1" / "slide.json").stat().st_mtime_ns
+    (several / ".s2.part").mkdir()
+    (several / ".s2.part" / "s2-000000.tar").write_bytes(b"what a killed run left")
+    assert run(slides, several, "--workers=2") == 0
+    assert contents(several) == contents(alone)
+    assert (several / "s1" / "slide.json").stat().st_mtime_ns == before
+    assert "2 slides tiled" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_other_settings_are_refused(small_slide: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    slides, out = slide_list(tmp_path, f"s1,{small_slide.path}"), tmp_path / "o"
+    assert run(slides, out) == 0
+    before = contents(out)
+    capsys.readouterr()
+    assert run(slides, out, "--size_px=256", "--area=all") == 2
+    error = only_error(capsys)
+    assert f"{out}/s1: made with area disc instead of all, size_px 320 instead of 256; delete it" in error
+    other = shutil.copy(small_slide.path, tmp_path / "other.tiff")
+    assert run(slide_list(tmp_path, f"s1,{other}"), out) == 2
+    assert "source" in only_error(capsys)
+    (out / "s1" / "slide.json").unlink()
+    assert run(slides, out) == 2
+    assert "slide.json: No such file" in only_error(capsys)
+    assert {**contents(out), "s1/slide.json": before["s1/slide.json"]} == before
+
+
+def test_the_mpp_of_a_slide_without_one(
+    write_tiff: Callable[..., Path], small_slide: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = write_tiff(tmp_path / "bare.tiff", small_slide.rgb, None)
+    header = "slide_id,path,mpp"
+    assert run(slide_list(tmp_path, f"s1,{bare},", header=header), tmp_path / "o") == 1
+    assert "slide s1 failed: " in (error := capsys.readouterr().err)
+    assert "column mpp of slides.csv" in error
+    assert run(slide_list(tmp_path, f"s1,{bare},0.5", f"s2,{bare},", header=header), tmp_path / "o", "--mpp=0.25") == 0
+    found = [read_slide_json(tmp_path / "o" / name) for name in ("s1", "s2")]
+    assert [(s["mpp"], s["mpp_from"], s["tile_size_level0"]) for s in found] == [
+        (0.5, "given", 320),
+        (0.25, "given", 640),
+    ]
+    assert run(slide_list(tmp_path, f"s1,{bare},0.25", header=header), tmp_path / "o") == 2
+    assert "slide mpp 0.5 instead of 0.25" in capsys.readouterr().err
+
+
+def test_failing_slides_stop_no_other(
+    write_tiff: Callable[..., Path], small_slide: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = small_slide.path.read_bytes()
+    (tmp_path / "empty.svs").touch()
+    (tmp_path / "text.svs").write_text("no slide")
+    (tmp_path / "cut.tiff").write_bytes(content[: len(content) // 3])
+    write_tiff(tmp_path / "blank.tiff", np.full((1000, 1000, 3), 240, np.uint8))
+    write_tiff(tmp_path / "coarse.tiff", small_slide.rgb, 1.0)
+    names = ("empty.svs", "text.svs", "cut.tiff", "blank.tiff", "coarse.tiff")
+    rows = [f"{name.replace('.', '_')},{name}" for name in names]
+    assert run(slide_list(tmp_path, *rows, f"good,{small_slide.path}"), tmp_path / "o", "--workers=2") == 1
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    lines = error.splitlines()
+    assert len(lines) == 6
+    for name, reason in {
+        "empty.svs": "is empty", "text.svs": "not a whole-slide image", "cut.tiff": "cut short",
+        "blank.tiff": "no round cell deposit found", "coarse.tiff": "slide has 1 µm/px",
+    }.items():  # fmt: skip
+        (line,) = [line for line in lines if f"/{name}: " in line]
+        assert line.startswith(f"slide {name.replace('.', '_')} failed: ")
+        assert reason in line
+    assert lines[-1].endswith("1 slides tiled (16 tiles), 0 done before, 5 failed")
+    assert [file.name for file in (tmp_path / "o").iterdir()] == ["good"]
+
+
+def test_a_deposit_smaller_than_a_tile_is_no_silent_zero(
+    small_slide: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(slide_list(tmp_path, f"s1,{small_slide.path}"), tmp_path / "o", "--size_px=4096") == 1
+    assert "no tile of 4096 px at 0.5 µm/px fits" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "reasons"),
+    [
+        (["a,x.svs", "a,x.svs"], [], ["already in line 2", "no such file"]),
+        (["a.b,x.svs"], [], ["use 'a_b'"]),
+        (["a,"], [], ["path is empty"]),
+        ([], [], ["no slides in it"]),
+        (["a,."], ["--size_px=3"], ["3 px", "32 to 4096"]),
+        (["a,."], ["--tile_mpp=0"], ["0 µm/px"]),
+        (["a,."], ["--quality=101"], ["quality 101"]),
+        (["a,."], ["--mpp=25"], ["--mpp=25"]),
+        (["a,."], ["--workers=0"], ["--workers=0"]),
+    ],
+)
+def test_what_cannot_be_run_as_asked(
+    rows: list[str], options: list[str], reasons: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(slide_list(tmp_path, *rows), tmp_path / "o", *options) == 2
+    error = only_error(capsys)
+    assert all(reason in error for reason in reasons), error
+    assert not (tmp_path / "o").exists()
+
+
+def test_odd_labels_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(slide_list(tmp_path, "a,.,HSIL", "b,.,2", header="slide_id,path,label"), tmp_path / "o") == 2
+    error = only_error(capsys)
+    assert "line 2: label 'HSIL'" in error
+    assert "line 3: label '2'" in error
+
+
+def test_out_must_be_a_folder(small_slide: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    slides = slide_list(tmp_path, f"s1,{small_slide.path}")
+    assert run(slides, slides) == 2
+    assert "--out is a file" in only_error(capsys)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True, text=True)
+    if mount.returncode:
+        pytest.skip(f"this user may not mount a small disk: {mount.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk(
+    small_slide: Any, small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: int
+) -> None:
+    slides, out = slide_list(tmp_path, f"s0,{small_slide.path}"), small_disk / "o"
+    assert run(slides, out) == 0
+    before = contents(out)
+    capsys.readouterr()
+    slide_list(tmp_path, *(f"s{i},{small_slide.path}" for i in range(3)))
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(shutil.disk_usage(small_disk).free - 100_000))
+    assert run(slides, out, f"--workers={workers}") == 1
+    assert f"{out}: No space left on device; free some space" in only_error(capsys)
+    assert contents(out) == before
+    assert not list(out.glob(".*"))
+    filler.unlink()
+    assert run(slide_list(tmp_path, *(f"s{i},{small_slide.path}" for i in range(2))), out) == 0
+
+
+def test_a_killed_worker_is_reported_in_a_line(small_slide: Any, tmp_path: Path) -> None:
+    with pytest.raises(BrokenProcessPool):
+        list(each(os._exit, [3, 3], 2))
+    slides, out = slide_list(tmp_path, f"a,{small_slide.path}", f"b,{small_slide.path}"), tmp_path / "o"
+    command = [sys.executable, "-m", "papsmear", "tile", f"--slides={slides}", f"--out={out}", "--workers=2"]
+    process = subprocess.Popen([*command, "--size_px=32", "--area=all"], stderr=subprocess.PIPE, text=True)
+    while not list(out.glob(".*.part")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    workers = [int(c) for c in children if "spawn_main" in Path(f"/proc/{c}/cmdline").read_text()]
+    os.kill(workers[0], signal.SIGKILL)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "a worker process was killed" in error
+    assert "Traceback" not in error
+    assert error.count("\n") == 1
+
+
+def test_the_tiler_does_not_import_torch() -> None:
+    code = "import sys, papsmear.tiling.tile; print([m for m in ('torch', 'lightning', 'wandb') if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "mpp", "area", "count"),
+    [
+        ("CMU-1-Small-Region.svs", 0.499, "all", 6 * 9),
+        ("CMU-1-Small-Region-dicom", 0.499, "all", 6 * 9),
+        ("TCGA-CR-7395-01A-01-TS1.svs", 0.25, "all", 6 * 5),
+    ],
+)
+def test_real_slides_are_what_openslide_gives(
+    shared_data: Path, tmp_path: Path, name: str, mpp: float, area: str, count: int
+) -> None:
+    path = shared_data / "slides" / name
+    slides = slide_list(tmp_path, f"real,{path}")
+    assert run(slides, tmp_path / "o", f"--area={area}", "--mpp=0.25") == 0
+    slide = read_slide_json(tmp_path / "o" / "real")
+    assert (slide["mpp"], slide["counts"]["tiles"]) == (mpp, count)
+    assert slide["source"]["name"] == name
+    side = 320 * 0.5 / mpp
+    with openslide.OpenSlide(path if path.is_file() else min(path.iterdir())) as source:
+        for meta, jpeg in list(read_tiles(tmp_path / "o" / "real"))[::7]:
+            assert (meta["mpp"], meta["size_px"]) == (0.5, 320)
+            assert meta["size_level0"] == pytest.approx(side, abs=1e-3)
+            corner = (meta["x_level0"], meta["y_level0"])
+            n = math.ceil(side)
+            region = np.asarray(source.read_region(corner, 0, (n, n)).convert("RGB"), float)
+            want = np.einsum("yi,ijc,xj->yxc", weights := area_weights(side, n), region, weights, optimize=True)
+            same_jpeg = simplejpeg.encode_jpeg(
+                np.ascontiguousarray(np.floor(want + 0.5), np.uint8), 90, colorsubsampling="420"
+            )
+            got = simplejpeg.decode_jpeg(jpeg).astype(float)
+            assert got.shape == (320, 320, 3)
+            assert np.abs(got - simplejpeg.decode_jpeg(same_jpeg)).mean() < 0.5
+            assert np.abs(got - want).mean() < 7  # histology is rich in detail that JPEG takes away
+            assert abs((got - want).mean()) < 0.5
+
+
+def area_weights(side: float, n: int) -> NDArray[np.float64]:
+    """How much of each of `n` pixels lies in each of the 320 pixels of a tile of `side`, (320, n)."""
+    left, pixel = np.arange(320)[:, None] * side / 320, np.arange(n)
+    return np.clip(np.minimum(left + side / 320, pixel + 1) - np.maximum(left, pixel), 0, None) * 320 / side
+
+
+def test_phantoms(tmp_path: Path) -> None:
+    assert (
+        main(
+            [
+                "phantom",
+                str(tmp_path / "p"),
+                "--slides=2",
+                "--diameter_mm=0.8",
+                "--cell_sets=0",
+                "--mpp=0.5",
+                "--workers=1",
+            ]
+        )
+        == 0
+    )
+    assert run(tmp_path / "p" / "slides.csv", tmp_path / "o") == 0
+    for name in ("phantom_0001", "phantom_0002"):
+        slide = read_slide_json(tmp_path / "o" / name)
+        assert slide["format"] == "aperio"
+        x, y, radius = slide["deposit"]["circle_level0"]
+        assert radius * 2 * 0.5 / 800 == pytest.approx(0.965, abs=0.07)  # the ragged rim lies inside the circle
+        assert np.hypot(x - slide["size_level0"][0] / 2, y - slide["size_level0"][1] / 2) < 0.1 * radius
+        assert slide["counts"]["tiles"] == pytest.approx(math.pi * radius**2 / 320**2, rel=0.25)
+        assert b"patient" not in b"".join(file.read_bytes().lower() for file in (tmp_path / "o" / name).iterdir())
