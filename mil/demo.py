@@ -197,18 +197,16 @@ def _times(file: Path) -> list[tuple[str, float]]:
 
 def _where_to_look(demo: Path, values: dict[str, Any]) -> Table:
     made = values["diagnosis"]["record"]["slide_id"]
-    table = Table("stage", "made", Column("look at", overflow="fold"), title="papsmear demo", title_justify="left")
+    table = Table("stage", "made", Column("look at", overflow="fold"), title=f"Made in {demo}/", title_justify="left")
     f1 = ", ".join(f"{p['title']} {100 * p['rows'][0]['weighted_f1']['mean']:.1f} %" for p in values["probes"])
     test = values["test"]
-    table.add_row(
-        "phantom", f"{values['n_slides']} slides, {values['n_positive']} positive", f"{demo}/cohort/slides.csv"
-    )
-    table.add_row("tile", f"{values['n_tiles']} tiles", f"{demo}/shards")
-    table.add_row("pretrain", f"encoder {values['encoder']['architecture']}", f"{demo}/ssl/encoder.safetensors")
-    table.add_row("probe", f"weighted F1: {f1}", f"{demo}/probe/report.html")
-    table.add_row("MIL", f"AUC {test['auc']:.2f} on {test['slides']} test slides", f"{demo}/mil/test.json")
-    table.add_row("diagnose", f"{len(values['diagnoses'])} slides", f"{demo}/diagnosis/{made}.html")
-    table.add_row("[bold]all of it[/bold]", "", f"[bold]{demo}/report.html[/bold]")
+    table.add_row("phantom", f"{values['n_slides']} slides, {values['n_positive']} positive", "cohort/slides.csv")
+    table.add_row("tile", f"{values['n_tiles']} tiles", "shards")
+    table.add_row("pretrain", f"encoder {values['encoder']['architecture']}", "ssl/encoder.safetensors")
+    table.add_row("probe", f"weighted F1: {f1}", "probe/report.html")
+    table.add_row("MIL", f"AUC {test['auc']:.2f} on {test['slides']} test slides", "mil/test.json")
+    table.add_row("diagnose", f"{len(values['diagnoses'])} slides", f"diagnosis/{made}.html")
+    table.add_row("[bold]all of it[/bold]", "", "[bold]report.html[/bold]")
     return table
 
 

@@ -221,6 +221,8 @@ def test_click_on_a_tile_shows_its_place_in_a_browser(case: Case, tmp_path: Path
     document.querySelector('.pin[data-rank="7"]').dispatchEvent(new MouseEvent("click", { bubbles: true }));
     document.body.setAttribute("data-after-pin", document.querySelector("button.selected").dataset.rank);
     document.querySelector('button.tile[data-rank="3"]').click();
+    const halo = getComputedStyle(document.querySelector(".pin.selected .halo"));
+    document.body.setAttribute("data-halo", `${halo.display} ${halo.fill}`);
     </script></body>"""
     (tmp_path / "page.html").write_text(case.page.replace("</body>", click), encoding="utf-8")
     quiet = (
@@ -236,6 +238,7 @@ def test_click_on_a_tile_shows_its_place_in_a_browser(case: Case, tmp_path: Path
     (body,) = (attrs for tag, attrs in page.elements if tag == "body")
     assert "data-error" not in body
     assert body["data-after-pin"] == "7"
+    assert body["data-halo"] == "inline none"  # a ring around the tile, which stays seen
     assert [(a.get("class"), a["data-rank"]) for a in page.of_class("selected")] == [
         ("pin selected", "3"),
         ("tile selected", "3"),
