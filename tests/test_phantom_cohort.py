@@ -1,5 +1,6 @@
 """`papsmear phantom`: the cohort's files, its truth, and that the same options give the same bytes."""
 
+import errno
 import json
 import shutil
 from collections import defaultdict
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from papsmear.cli import main
 from papsmear.cohort import read_slides
-from papsmear.errors import UsageError
+from papsmear.errors import InputError, UsageError
 from papsmear.files import sha256
 from papsmear.tiling.phantom import cohort
 from papsmear.tiling.phantom.cohort import phantom
@@ -143,6 +144,24 @@ def test_impossible_values_are_listed_together(tmp_path: Path, capsys: pytest.Ca
     for word in ("--slides=0", "--prevalence=1.5", "--planes=2", "--mpp=9", "--abnormal=0"):
         assert word in error
     assert not (tmp_path / "x").exists()
+
+
+def test_full_disk_names_the_folder_and_keeps_what_is_done(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "cohort"
+    shutil.copytree(made, out)
+    (out / "slides" / "phantom_0004.svs").unlink()
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cohort, "write_svs", full)
+        with pytest.raises(InputError, match="cohort: No space left on device; free some space"):
+            phantom(out, **OPTIONS, workers=1)
+    phantom(out, **OPTIONS, workers=1)
+    assert _tree(out) == _tree(made)
 
 
 def test_planes_are_further_files(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_missing_class_is_named(native: Path, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "set" / "light_dysplastic")
     with pytest.raises(UsageError, match=r"no image with a '-d' mask in .*light_dysplastic"):
         find_cutouts(tmp_path / "set")
-    with pytest.raises(UsageError, match="normal_superficiel"):
+    with pytest.raises(UsageError, match="no such folder"):
         find_cutouts(tmp_path / "nothing")
 
 

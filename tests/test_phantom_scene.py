@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from papsmear.tiling.phantom import scene as module
 from papsmear.tiling.phantom.deposit import draw_deposit
-from papsmear.tiling.phantom.scene import Ink, Scene
+from papsmear.tiling.phantom.ink import Ink, turned, turned_points
+from papsmear.tiling.phantom.scene import Scene
 
 DEPOSIT = draw_deposit(0.5, 0.5, np.random.default_rng(0))
 
@@ -49,10 +50,10 @@ def test_outlines_turn_as_pixels_do(turn: int, x: int, y: int) -> None:
     density = np.zeros((7, 5, 3), np.uint16)
     density[y, x] = 9
     ink = Ink(density, "kind", np.array([[x, y]], np.int32))
-    (seen_x, seen_y), *_ = module._turned_points(ink, turn)
-    turned = module._turned(density, turn)
-    assert turned[seen_y, seen_x, 0] == 9
-    assert turned.sum() == 27
+    (seen_x, seen_y), *_ = turned_points(ink, turn)
+    after = turned(density, turn)
+    assert after[seen_y, seen_x, 0] == 9
+    assert after.sum() == 27
 
 
 def test_strips_of_any_height_give_the_same_pixels(positive: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

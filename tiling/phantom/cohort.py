@@ -7,6 +7,7 @@ OUT/cells/herlev, cells/sipakmed   single cells in the layouts of the public set
 OUT/phantom.json                   the settings; a run goes on only with the same
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -124,13 +125,19 @@ def phantom(
     try:
         for _ in track(each(work, todo, workers), "phantom slides", len(todo)):
             pass
+        if cell_sets and not all((out / "cells" / name).is_dir() for name in ("herlev", "sipakmed")):
+            write_cell_sets(out / "cells", seed, cell_sets)
     except BrokenProcessPool as error:
         raise InputError(
             f"{out}: a worker process was killed, often since memory ran out; start the command again with fewer"
             " --workers: it goes on from there"
         ) from error
-    if cell_sets and not all((out / "cells" / name).is_dir() for name in ("herlev", "sipakmed")):
-        write_cell_sets(out / "cells", seed, cell_sets)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(
+            f"{out}: {error.strerror}; free some space and start the command again: it goes on from there"
+        ) from error
     write_rows(out / "slides.csv", [_row(entry, planes) for entry in roster])
     _tell(out, roster, folds)
 

@@ -62,6 +62,8 @@ def find_cutouts(folder: Path) -> list[CutOut]:
     Every file is decoded once, so that a damaged one is found before a slide is begun. UsageError where there is no
     such set, a class is missing, or files cannot be read.
     """
+    if not folder.is_dir():
+        raise UsageError(f"--cells {folder}: there is no such folder")
     copy = (folder / "images").is_dir()
     pairs: list[tuple[str, Path, Path]] = []
     problems: list[str] = []

@@ -14,18 +14,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from papsmear import seeds
 from papsmear.tiling.phantom.deposit import Deposit, draw_deposit
 from papsmear.tiling.phantom.drawing import OTHER_KINDS, Stain, draw_cell, draw_other, draw_stain
+from papsmear.tiling.phantom.ink import UNITS, Ink, add, blurred, ink_of, light_through, pad_px, turned, turned_points
 from papsmear.tiling.phantom.sprite import Sprite
 from papsmear.tiling.phantom.svs import TILE_PX
 
-_UNITS = 2500.0  # of the whole-number densities, per natural-log optical density: 0.1 grey level
-_DENSEST = 3.0  # of one thing
 _POOL, _POOL_OTHER, _POOL_ABNORMAL = 192, 64, 400
 _BLUR_PER_UM = 0.33  # sigma of the blur in µm, per µm out of focus (an objective of NA 0.65 to 0.75)
 _BLUR_STEP_PX = 0.5
@@ -73,15 +71,6 @@ class DrawnCells:
 
 
 @dataclass(frozen=True)
-class Ink:
-    """A sprite as the scene keeps it: whole-number optical densities (H, W, 3), its kind and its outline."""
-
-    density: NDArray[np.uint16]
-    kind: str
-    outline: NDArray[np.int32] | None  # (P, 2) x, y from the array's corner; None for what is not abnormal
-
-
-@dataclass(frozen=True)
 class Finding:
     """An abnormal cell of a slide: its kind and its outline (P, 2), x and y in level-0 px."""
 
@@ -123,7 +112,7 @@ class Scene:
         for item in range(len(self._ink)):
             ink = self._pool[self._ink[item]]
             if ink.outline is not None:
-                found.append(Finding(ink.kind, _turned_points(ink, int(self._turn[item])) + self._corner[item]))
+                found.append(Finding(ink.kind, turned_points(ink, int(self._turn[item])) + self._corner[item]))
         return found
 
     def strips(self, z_um: float = 0.0) -> Iterator[NDArray[np.uint8]]:
@@ -131,17 +120,17 @@ class Scene:
         height = self.size_level0[1]
         glass = self._glass()
         blurs = np.rint(_BLUR_PER_UM * np.abs(self._depth_um - z_um) / self._mpp / _BLUR_STEP_PX).astype(int)
-        ink = lru_cache(maxsize=768)(lambda index, blur: _blurred(self._pool[index].density, blur * _BLUR_STEP_PX))
-        reach = max(max(entry.density.shape[:2]) for entry in self._pool) + _pad(blurs.max() * _BLUR_STEP_PX)
+        ink = lru_cache(maxsize=768)(lambda index, blur: blurred(self._pool[index].density, blur * _BLUR_STEP_PX))
+        reach = max(max(entry.density.shape[:2]) for entry in self._pool) + pad_px(blurs.max() * _BLUR_STEP_PX)
         for top in range(0, height, TILE_PX):
             rows = min(TILE_PX, height - top)
             canvas = glass(top, rows)
             near = np.abs(self._corner[:, 1] - top) < rows + reach
             for item in np.flatnonzero(near):
                 density = ink(int(self._ink[item]), int(blurs[item]))
-                x, y = self._corner[item] - _pad(blurs[item] * _BLUR_STEP_PX)
-                _add(canvas, _turned(density, int(self._turn[item])), int(x), int(y) - top)
-            yield _light(canvas)
+                x, y = self._corner[item] - pad_px(blurs[item] * _BLUR_STEP_PX)
+                add(canvas, turned(density, int(self._turn[item])), int(x), int(y) - top)
+            yield light_through(canvas)
 
     def _fill(self, cells: Cells, abnormal: float) -> None:
         """Draws the pool and places everything."""
@@ -192,7 +181,7 @@ class Scene:
             own = seeds.rng(self._seed, what, number)
             kind = str(own.choice(list(known), p=share / share.sum()))
             sprite = cells.cell(kind, own) if cells else draw_other(kind, self._mpp, self.stain, own)
-            self._pool.append(_ink_of(sprite))
+            self._pool.append(ink_of(sprite))
         if used > drawn:
             return first + rng.integers(0, drawn, used)
         return np.arange(first, first + used)
@@ -221,10 +210,10 @@ class _Glass:
         tilt = rng.uniform(0, 0.02, 2)
         x, y = np.linspace(0, 1, width), np.linspace(0, 1, height)
         x, y = (axis[:: int(rng.choice((-1, 1)))] for axis in (x, y))
-        self._columns = np.rint((base + tilt[0] * x[:, None]) * _UNITS).astype(np.uint16)  # (W, 3)
-        self._rows = np.rint(tilt[1] * y * _UNITS).astype(np.uint16)  # (H,)
+        self._columns = np.rint((base + tilt[0] * x[:, None]) * UNITS).astype(np.uint16)  # (W, 3)
+        self._rows = np.rint(tilt[1] * y * UNITS).astype(np.uint16)  # (H,)
         noise = np.abs(rng.normal(0, 1.3 / 255, (TILE_PX, 1024, 1)))
-        self._noise = np.rint(np.repeat(noise, 3, 2) * _UNITS).astype(np.uint16)
+        self._noise = np.rint(np.repeat(noise, 3, 2) * UNITS).astype(np.uint16)
 
     def __call__(self, top: int, rows: int) -> NDArray[np.uint16]:
         """(rows, W, 3) optical densities."""
@@ -240,68 +229,3 @@ class _Glass:
 def _others() -> dict[str, float]:
     """Shares of the things that are no cells of interest: mostly neutrophils."""
     return {kind: 1.0 if kind == "neutrophil" else 0.5 / max(1, len(OTHER_KINDS) - 1) for kind in OTHER_KINDS}
-
-
-def _ink_of(sprite: Sprite) -> Ink:
-    density = -np.log(np.maximum(sprite.transmittance, np.exp(-_DENSEST)))
-    outline = None
-    if sprite.abnormal:
-        contours, _ = cv2.findContours(sprite.cytoplasm.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        outline = cv2.approxPolyDP(max(contours, key=cv2.contourArea), 1.0, closed=True)[:, 0].astype(np.int32)
-    return Ink(np.rint(density * _UNITS).astype(np.uint16), sprite.kind, outline)
-
-
-def _blurred(density: NDArray[np.uint16], sigma_px: float) -> NDArray[np.uint16]:
-    """Out of focus; larger by what spreads over the border."""
-    if not sigma_px:
-        return density
-    pad = _pad(sigma_px)
-    wide = np.pad(density, ((pad, pad), (pad, pad), (0, 0)))
-    return np.asarray(cv2.GaussianBlur(wide, (0, 0), sigma_px), np.uint16)
-
-
-def _pad(sigma_px: float) -> int:
-    """By how many px a blur reaches over the border."""
-    return int(np.ceil(2.5 * sigma_px))
-
-
-def _turned(density: NDArray[np.uint16], turn: int) -> NDArray[np.uint16]:
-    """One of the eight turns and flips: bit 0 swaps x and y, bit 1 flips x, bit 2 flips y, in this order."""
-    if turn & 1:
-        density = density.transpose(1, 0, 2)
-    if turn & 2:
-        density = density[:, ::-1]
-    return density[::-1] if turn & 4 else density
-
-
-def _turned_points(ink: Ink, turn: int) -> NDArray[np.int32]:
-    """The outline under the same turn."""
-    height, width = ink.density.shape[:2]
-    assert ink.outline is not None
-    x, y = ink.outline.T
-    if turn & 1:
-        x, y, width, height = y, x, height, width
-    x = width - 1 - x if turn & 2 else x
-    y = height - 1 - y if turn & 4 else y
-    return np.stack([x, y], 1)
-
-
-def _add(canvas: NDArray[np.uint16], density: NDArray[np.uint16], x: int, y: int) -> None:
-    """Adds what of `density`, its corner at (x, y), lies on the canvas."""
-    height, width = canvas.shape[:2]
-    x0, y0 = max(x, 0), max(y, 0)
-    x1, y1 = min(x + density.shape[1], width), min(y + density.shape[0], height)
-    if x0 < x1 and y0 < y1:
-        canvas[y0:y1, x0:x1] += density[y0 - y : y1 - y, x0 - x : x1 - x]
-
-
-def _light(canvas: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """What the sensor sees through the densities."""
-    seen = np.empty(canvas.shape, np.uint8)
-    for left in range(0, canvas.shape[1], 2048):  # pieces that fit the processor's cache
-        light = canvas[:, left : left + 2048].astype(np.float32)
-        light *= -1 / _UNITS
-        cv2.exp(light, light)
-        light *= 255.0
-        seen[:, left : left + 2048] = light
-    return seen
