@@ -19,7 +19,7 @@ from papsmear.probes.datasets import CellSet, read_cells
 from papsmear.probes.protocol import Score, check_ks, knn_probe
 from papsmear.probes.report import Results, best_encoder, figures, log_to_wandb, results_json, write_page
 from papsmear.progress import say, track
-from papsmear.ssl.encoder import EncoderCard, embed_images, load_encoder
+from papsmear.ssl.encoder import Encoder, EncoderCard, embed_images, load_encoder
 from papsmear.tracking import start_run
 
 KS = (1, 3, 5, 7, 10, 15, 20, 30)
@@ -109,17 +109,27 @@ def _check(sets: dict[str, Path], ks: Sequence[int], runs: int) -> None:
         raise UsageError(f"--runs: {runs}: give at least 1")
 
 
+def _load(named: dict[str, str], device: str | None, failed: dict[str, str]) -> dict[str, Encoder]:
+    """All encoders, before any work: a misspelt one is refused at once, one that cannot be read is recorded."""
+    loaded = {}
+    for name, reference in named.items():
+        try:
+            loaded[name] = load_encoder(reference, device)
+        except InputError as error:
+            failed[name] = " ".join(str(error).split())
+    return loaded
+
+
 def _score(
     named: dict[str, str], sets: dict[str, CellSet], ks: Sequence[int], runs: int, seed: int, device: str | None
 ) -> Results:
-    """Every encoder on every set; an encoder that cannot be loaded or gives no features is left out and recorded."""
+    """Every encoder on every set; an encoder that cannot be read or gives no features is left out and recorded."""
     cards: dict[str, EncoderCard] = {}
     scores: dict[str, dict[str, Score]] = {name: {} for name in sets}
     failed: dict[str, str] = {}
-    for name, reference in named.items():
+    for name, encoder in _load(named, device, failed).items():
+        found = {}
         try:
-            encoder = load_encoder(reference, device)
-            found = {}
             for cells in sets.values():
                 images = track(cells.images, f"{name}: {cells.title}")
                 found[cells.name] = knn_probe(embed_images(encoder, images), cells, ks, runs, seed)

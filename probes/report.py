@@ -200,5 +200,5 @@ def log_to_wandb(run: "wandb.Run", results: Results, drawn: Mapping[str, Figure]
         **{name: wandb.Image(_pixels(figure)) for name, figure in drawn.items()},
     })  # fmt: skip
     artifact = wandb.Artifact(f"probe-report-{run.id}", type="report")
-    artifact.add_file(str(page), policy="immutable", skip_cache=True)
+    artifact.add_file(str(page))  # a copy: the page may be written anew before `wandb sync`
     run.log_artifact(artifact)

@@ -18,7 +18,7 @@ from papsmear.errors import UsageError
 from papsmear.probes import published
 from papsmear.probes.classes import HERLEV, SIPAKMED
 from papsmear.probes.datasets import CellSet, read_rgb
-from papsmear.probes.probe import name_encoders
+from papsmear.probes.probe import name_encoders, probe
 from papsmear.probes.protocol import Score, Spread, check_ks, knn_probe, split
 from papsmear.ssl.encoder import embed_images, load_encoder
 
@@ -261,7 +261,8 @@ def test_the_offline_run_reads_back(made: tuple[Path, Path, int]) -> None:
     assert all((media / picture["path"]).is_file() for picture in pictures.values())
     (report,) = (r.artifact for r in found if r.artifact.type == "report")
     (entry,) = report.manifest.contents
-    assert (entry.path, Path(entry.local_path)) == ("report.html", out / "report.html")
+    assert entry.path == "report.html"
+    assert Path(entry.local_path).read_bytes() == (out / "report.html").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -287,6 +288,12 @@ def test_what_cannot_be_run_is_refused_in_one_line(
     assert message in error
     assert len(error.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_misspelt_encoder_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("papsmear.probes.probe.embed_images", lambda *_: pytest.fail("work was begun"))
+    with pytest.raises(UsageError, match="encoder 'nonsense': no such name"):
+        probe(tmp_path / "out", ["random:test_vit", "nonsense"], {"herlev": herlev(tmp_path / "herlev")}, ks=[1])
 
 
 def test_the_shipped_configuration_names_only_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
