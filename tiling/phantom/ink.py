@@ -26,6 +26,7 @@ class Ink:
 
 
 def ink_of(sprite: Sprite) -> Ink:
+    """The densities of a sprite, and its outline if it is an abnormal cell."""
     density = -np.log(np.maximum(sprite.transmittance, np.exp(-_DENSEST)))
     outline = None
     if sprite.abnormal:
