@@ -29,11 +29,12 @@ _MASK_COLOURS = np.array(
 _DARKEST_GLASS = 190.0
 _GLASS, _CYTOPLASM, _NUCLEUS, _UNKNOWN = range(4)
 
-# Diameter in µm of a disc of the cell's area, for copies of the set that have lost their scale. Superficial 45-50 and
-# intermediate 35-40 across: Eurocytology, cervical cytology, module 4 (a disc of the area is a little smaller). The
-# others from the area of the nucleus (35 µm² in intermediate cells, three to four times that in dysplasia: Nayar and
-# Wilbur, The Bethesda System, 2015) over its median share of the cell in the Herlev masks (columnar 0.33, light 0.26,
-# moderate 0.35, severe 0.47, in situ 0.61).
+# Diameter in µm of a disc of the cell's area, for copies of the set that have lost their scale. Estimates, not the
+# set's own measurements. Intermediate cells are 35-40 µm across and superficial ones slightly larger (Eurocytology,
+# cervical cytology, module 4). The others follow from the area of the nucleus, 35 µm² in intermediate cells and, by
+# the Bethesda System's rule of thumb, over three times that in dysplasia (taken as 108-128 µm²; columnar 51 µm²),
+# over its median share of the cell, measured in the Herlev masks: columnar 0.33, light 0.26, moderate 0.35, severe
+# 0.47, in situ 0.61.
 TYPICAL_UM = {
     "normal_superficiel": 44.0,
     "normal_intermediate": 37.0,
