@@ -111,8 +111,11 @@ class TileData(LightningDataModule):
             )
 
     def train_dataloader(self) -> DataLoader[Tensor]:
-        """Batches of this rank; the epoch comes by way of the sampler."""
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        """The batches of this rank."""
+        return self.loader(self.trainer.global_rank, self.trainer.world_size) if self.trainer else self.loader()
+
+    def loader(self, rank: int = 0, world: int = 1) -> DataLoader[Tensor]:
+        """The batches of one of `world` ranks; its sampler's `set_epoch` chooses the epoch."""
         order = TileOrder(self.n_tiles, self.batch_size, self.seed, rank, world)
         return DataLoader(
             Tiles(self._found, self.views, self.seed),

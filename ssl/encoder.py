@@ -80,10 +80,11 @@ class Encoder(nn.Module):
 
     def __init__(self, network: nn.Module, card: EncoderCard) -> None:
         super().__init__()
-        self.network: Any = network.eval().requires_grad_(False)
+        self.network: Any = network.requires_grad_(False)
         self.card = card
         self.register_buffer("mean", 255 * torch.tensor(card.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(card.std).view(3, 1, 1), persistent=False)
+        self.eval()
 
     @property
     def width(self) -> int:

@@ -24,10 +24,10 @@ def create_network(architecture: str, input_px: int | None = None, **options: An
     check_architecture(architecture)
     network = timm.create_model(architecture, num_classes=0, **options)
     if input_px and hasattr(network, "set_input_size"):
-        try:
-            network = timm.create_model(architecture, num_classes=0, img_size=input_px, **options)
-        except (AssertionError, ValueError) as error:
-            raise UsageError(f"{architecture} cannot take images of {input_px} px: {error}") from error
+        patch_px = network.patch_embed.patch_size[0]
+        if input_px % patch_px:
+            raise UsageError(f"{architecture} cannot take images of {input_px} px; give a multiple of {patch_px}")
+        network = timm.create_model(architecture, num_classes=0, img_size=input_px, **options)
     return network
 
 

@@ -117,3 +117,28 @@ def small_slide(tmp_path_factory: pytest.TempPathFactory) -> SmallSlide:
     rgb = np.clip(rgb + rng.normal(0, 3, rgb.shape), 0, 255).astype(np.uint8)
     path = _write_tiff(tmp_path_factory.mktemp("slide") / "small.tiff", rgb, 0.5)
     return SmallSlide(path, rgb, 0.5, centre, radius)
+
+
+@pytest.fixture(scope="session")
+def write_shards() -> Callable[..., Path]:
+    """Writes one slide's shards and slide.json: `write_shards(shards, slide_id, pictures, mpp=0.5)`."""
+    import json
+
+    import simplejpeg
+
+    from papsmear.tiling.shards import ShardWriter, Tile
+
+    def write(shards: Path, slide_id: str, pictures: "list[NDArray[np.uint8]]", mpp: float = 0.5) -> Path:
+        folder = shards / slide_id
+        folder.mkdir(parents=True)
+        with ShardWriter(folder, slide_id) as writer:
+            for index, picture in enumerate(pictures):
+                side = picture.shape[0]
+                jpeg = simplejpeg.encode_jpeg(picture, quality=95, colorsubsampling="444")
+                writer.write(Tile((index * side, 0), float(side), side, mpp, 0.0, 1.0, jpeg))
+        counts = {"tiles": writer.n_tiles, "shards": writer.n_shards}
+        content = {"slide_id": slide_id, "settings": {"mpp": mpp}, "counts": counts}
+        (folder / "slide.json").write_text(json.dumps(content))
+        return folder
+
+    return write
