@@ -22,7 +22,7 @@ def create_network(architecture: str, input_px: int | None = None, **options: An
     Raises UsageError for a name that timm does not have, with the nearest ones, and for a size it cannot take.
     """
     check_architecture(architecture)
-    network = timm.create_model(architecture, num_classes=0, **options)
+    network: Any = timm.create_model(architecture, num_classes=0, **options)
     if input_px and hasattr(network, "set_input_size"):
         patch_px = network.patch_embed.patch_size[0]
         if input_px % patch_px:
