@@ -32,8 +32,10 @@ class DINOLoss(nn.Module):
     def forward(self, student: Tensor, probabilities: Tensor) -> Tensor:
         """The loss () of the student's outputs (V, B, K) given the teacher's probabilities (T, B, K)."""
         log_student = (student.float() / self.student_temperature).log_softmax(-1)
-        # one cross-entropy for each teacher view t and student view v, mean over images b
-        pairs = -torch.einsum("tbk,vbk->tv", probabilities, log_student) / student.shape[1]
+        # one cross-entropy for each teacher view t and student view v, mean over images b; at full precision, since
+        # probabilities of K outputs differ by less than bfloat16 can say
+        with torch.autocast(student.device.type, enabled=False):
+            pairs = -torch.einsum("tbk,vbk->tv", probabilities, log_student) / student.shape[1]
         same = torch.eye(*pairs.shape, dtype=torch.bool, device=pairs.device)
         return pairs[~same].mean()
 

@@ -38,6 +38,18 @@ def test_loss_is_the_formula(views: int, student_t: float, teacher_t: float) -> 
     assert float(value) == pytest.approx(wanted, rel=1e-4)
 
 
+def test_autocast_leaves_loss_and_gradient_at_full_precision() -> None:
+    torch.manual_seed(0)
+    loss, teacher = DINOLoss(512), 0.1 * torch.randn(2, 4, 512)
+    results = []
+    for enabled in (False, True):
+        student = (0.1 * torch.randn(2, 4, 512, generator=torch.Generator().manual_seed(1))).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            value = loss(student, loss.teacher_probabilities(teacher, 0.04))
+        results.append((value.detach(), *torch.autograd.grad(value, student)))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-6, atol=1e-9)
+
+
 def test_the_teacher_gets_no_gradient() -> None:
     teacher = torch.randn(2, 3, 7, requires_grad=True)
     student = torch.randn(2, 3, 7, requires_grad=True)
