@@ -24,13 +24,16 @@ stage pretrain lightning fit -c configs/ssl/tiny.yaml --trainer.default_root_dir
 stage embed papsmear embed -c configs/embed.yaml --shards "$demo/shards" \
     --encoder "$demo/ssl/encoder.safetensors" --out "$demo/features"
 stage probe papsmear probe -c configs/probes.yaml --out "$demo/probe" \
-    --encoders "[$demo/ssl/encoder.safetensors, random:resnet10t]" \
-    --herlev "$cohort/cells/herlev" --sipakmed "$cohort/cells/sipakmed"
+    --encoders "{DINO: $demo/ssl/encoder.safetensors, random weights: random:resnet10t}" \
+    --sets.herlev "$cohort/cells/herlev" --sets.sipakmed "$cohort/cells/sipakmed" --ks "[1, 3, 5, 7, 10, 15]"
 stage mil lightning fit -c configs/mil.yaml --trainer.default_root_dir "$demo/mil" \
     --data.features "$demo/features" --data.slides "$cohort/slides.csv" --data.fold 0
 stage test lightning test -c configs/mil.yaml --trainer.default_root_dir "$demo/mil" \
     --data.features "$demo/features" --data.slides "$cohort/slides.csv" --data.fold 0
-stage diagnose papsmear diagnose "$cohort"/slides/phantom_000[1-4].svs --model "$demo/mil" --out "$demo/diagnosis"
+# The slides of the held-out fold, which neither the encoder nor the head has seen.
+slides=$(sed -n "2,\$s|^\([^,]*\),.*|$cohort/slides/\1.svs|p" "$demo/mil/test.csv")
+# shellcheck disable=SC2086 # one word a slide
+stage diagnose papsmear diagnose $slides --model "$demo/mil" --out "$demo/diagnosis"
 
 mv "$demo/timings.csv.part" "$demo/timings.csv"
 python -m papsmear.mil.demo "$demo"

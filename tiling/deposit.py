@@ -92,10 +92,10 @@ def _tissue(reader: SlideReader, covered: NDArray[np.bool_], level0_px_per_px: f
     if not covered.any():
         raise InputError(f"{reader.path}: nothing stained found on the slide; look at it, and use --area=all for it")
     padded = np.pad(covered, 1)
-    contours = measure.find_contours(padded.astype(float), 0.5)  # type: ignore[no-untyped-call]
+    contours = measure.find_contours(padded.astype(float), 0.5)
     outlines = []
     for rows_columns in contours:
-        polygon = measure.approximate_polygon(rows_columns, 1)  # type: ignore[no-untyped-call]
+        polygon = measure.approximate_polygon(rows_columns, 1)
         outlines.append((polygon[:, ::-1] - 0.5) * level0_px_per_px)  # less the padding, from pixel centres
     return Deposit("tissue", tuple(outlines), covered, level0_px_per_px)
 
@@ -111,7 +111,7 @@ def stained_mask(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
     if not scanned.any():
         return np.zeros(grey.shape, bool)
     values = grey[scanned]
-    parting = filters.threshold_otsu(values) if np.ptp(values) else 0  # type: ignore[no-untyped-call]
+    parting = filters.threshold_otsu(values) if np.ptp(values) else 0
     glass = np.median(rgb[scanned][values >= parting], axis=0)
     density = np.log((glass + 1) / (rgb.astype(np.float32) + 1)).max(axis=2)
     noise = 1.4826 * float(np.median(np.abs(density[scanned & (density < 2 * LEAST_OD)])))
