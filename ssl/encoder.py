@@ -92,16 +92,23 @@ class Encoder(nn.Module):
         return feature_width(self.network)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (B, D) float32 of uint8 images (B, H, W, 3).
+        """Features (B, D) float32 of uint8 images (B, H, W, 3)."""
+        return self.features(self.prepare(images))
 
-        Images are resized to the card's `input_px`, both sides, bicubic with antialiasing, on the
-        encoder's device.
+    def prepare(self, images: Tensor) -> Tensor:
+        """Network input (B, 3, input_px, input_px) of uint8 images (B, H, W, 3), on the encoder's device.
+
+        Both sides are resized to the card's `input_px`, bicubic with antialiasing.
         """
         x = images.to(self.mean.device).permute(0, 3, 1, 2).float()  # (B, 3, H, W)
         size = (self.card.input_px, self.card.input_px)
         if x.shape[-2:] != size:
             x = nn.functional.interpolate(x, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 255)
-        features: Tensor = self.network((x - self.mean) / self.std)  # (B, D)
+        return (x - self.mean) / self.std
+
+    def features(self, prepared: Tensor) -> Tensor:
+        """Features (B, D) float32 of network input (B, 3, input_px, input_px)."""
+        features: Tensor = self.network(prepared)
         return features.float()
 
 
@@ -136,11 +143,13 @@ def embed_images(encoder: Encoder, images: Iterable[NDArray[np.uint8]], batch_si
     """
     parts = [np.empty((0, encoder.width), np.float32)]
     for batch in _batches(images, batch_size):
-        features = np.empty((len(batch), encoder.width), np.float32)
-        for shape in {image.shape for image in batch}:
+        prepared = [torch.empty(0)] * len(batch)
+        for shape in {image.shape for image in batch}:  # resized together where sizes agree, as those of tiles do
             rows = [row for row, image in enumerate(batch) if image.shape == shape]
-            stack = torch.from_numpy(np.stack([batch[row] for row in rows]))
-            features[rows] = encoder(stack).cpu().numpy()
+            stack = encoder.prepare(torch.from_numpy(np.stack([batch[row] for row in rows])))
+            for row, image in zip(rows, stack, strict=True):
+                prepared[row] = image
+        features = encoder.features(torch.stack(prepared)).cpu().numpy()  # (B, D)
         if not np.isfinite(features).all():
             raise InputError(
                 f"encoder {encoder.card.name}: features are not finite: damaged weights or a diverged training; "
