@@ -15,10 +15,10 @@ from typing import IO
 import cv2
 import numpy as np
 import simplejpeg
+import tifffile
 from numpy.typing import NDArray
 
 from papsmear.files import whole
-from papsmear.tiling.phantom.bigtiff import BigTiffWriter
 
 TILE_PX = 256
 QUALITY = 80
@@ -65,22 +65,55 @@ def write_svs(
         whole(path) as part,
         tempfile.TemporaryFile(dir=folder) as spool4,
         tempfile.TemporaryFile(dir=folder) as spool16,
-        BigTiffWriter(part.open("wb")) as tiff,
+        tifffile.TiffWriter(part, bigtiff=True, byteorder="<") as tiff,
     ):
         thumbnail = _Thumbnail((width // 16, height // 16))
         level16 = _Level((width // 16, height // 16), spool16, thumbnail.take)
         level4 = _Level((width // 4, height // 4), spool4, lambda strip: level16.take(_shrunk(strip, _STEP)))
         head = _head(size_level0, mpp, app_mag, identity)
-        tiff.page(size_level0, _encode(strips, size_level0, level4), head, TILE_PX)
+        left = iter(strips)
+        _write_page(tiff, size_level0, _encode(left, size_level0, level4), head, TILE_PX)
+        if next(left, None) is not None:
+            raise ValueError(f"there are more strips than the {height} rows")
         small = thumbnail.rgb()
-        size_small = (small.shape[1], small.shape[0])
-        tiff.page(size_small, [_jpeg(small)], _reduced(head, size_level0, size_small, " - "))
+        _write_picture(tiff, small, _reduced(head, size_level0, (small.shape[1], small.shape[0]), " - "))
         for level in (level4, level16):
-            tiff.page(level.size_px, level.tiles(), _reduced(head, size_level0, level.size_px, ""), TILE_PX)
+            _write_page(tiff, level.size_px, level.tiles(), _reduced(head, size_level0, level.size_px, ""), TILE_PX)
         label = label_picture(identity)
         for name, picture, subfile in (("label", label, 1), ("macro", macro_picture(small, label), 9)):
-            size = (picture.shape[1], picture.shape[0])
-            tiff.page(size, [_jpeg(picture)], f"{_PROGRAM}\n{name} {size[0]}x{size[1]}", subfile=subfile)
+            _write_picture(tiff, picture, f"{_PROGRAM}\n{name} {picture.shape[1]}x{picture.shape[0]}", subfile)
+
+
+def _write_picture(tiff: tifffile.TiffWriter, rgb: NDArray[np.uint8], description: str, subfile: int = 0) -> None:
+    """Writes a small page in one piece; `subfile` is NewSubfileType."""
+    size_px = (rgb.shape[1], rgb.shape[0])
+    _write_page(tiff, size_px, iter([_jpeg(rgb)]), description, subfile=subfile)
+
+
+def _write_page(
+    tiff: tifffile.TiffWriter,
+    size_px: tuple[int, int],
+    jpegs: Iterator[bytes],
+    description: str,
+    tile_px: int = 0,
+    subfile: int = 0,
+) -> None:
+    """Writes a page of ready JPEG streams: square tiles of `tile_px` row by row, or with 0 one stream."""
+    width, height = size_px
+    tiff.write(
+        jpegs,
+        shape=(height, width, 3),
+        dtype=np.uint8,
+        photometric="rgb",
+        compression="jpeg",
+        subsampling=(2, 2),
+        tile=(tile_px, tile_px) if tile_px else None,
+        rowsperstrip=None if tile_px else height,
+        description=description,
+        subfiletype=subfile,
+        metadata=None,
+        software=False,
+    )
 
 
 _PROGRAM = "Aperio Image Library v12.0.16 "
@@ -142,8 +175,8 @@ def _encode(strips: Iterable[NDArray[np.uint8]], size: tuple[int, int], coarser:
         height = min(TILE_PX, size[1] - top)
         if strip.shape != (height, size[0], 3):
             raise ValueError(f"the strip at row {top} has shape {strip.shape}, not {(height, size[0], 3)}")
-        yield from _tiles_of(strip)
         coarser.take(_shrunk(strip, _STEP))
+        yield from _tiles_of(strip)
         top += height
     if top != size[1]:
         raise ValueError(f"the strips end at row {top} of {size[1]}")
