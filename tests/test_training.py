@@ -128,3 +128,13 @@ def test_an_error_from_the_data_is_one_line_wherever_it_arose(fit, capsys, worke
     lines = capsys.readouterr().err.strip().splitlines()
     assert lines[-1] == "papsmear fit: error: shards/a.tar: cut short; tile the slide again"
     assert not any("Traceback" in line for line in lines)
+
+
+def test_a_run_that_goes_on_remembers_its_best_epoch(fit, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a relative run folder, as users give it
+    diverging = "--model.lr=1.6"
+    assert fit("whole", diverging) == 0
+    assert fit("parts", diverging, "--trainer.max_epochs=2", "--trainer.default_root_dir=parts") == 0
+    assert fit("parts", diverging, "--trainer.default_root_dir=parts") == 0
+    best = [torch.load(tmp_path / run / "checkpoints/best.ckpt", weights_only=True) for run in ("whole", "parts")]
+    assert best[0]["epoch"] == best[1]["epoch"] < 2

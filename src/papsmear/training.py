@@ -81,6 +81,8 @@ class PapsmearCLI(LightningCLI):
         training = self.subcommand == "fit"
         if training:
             self._refuse_other_settings()
+        else:
+            kwargs["enable_checkpointing"] = False
         if settings["logger"] in (None, True):
             kwargs["logger"] = _loggers(self.run_folder) if training else False
         if settings["enable_progress_bar"] is None:
