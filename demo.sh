@@ -16,11 +16,12 @@ stage() { # stage NAME COMMAND...: says what runs and notes how long it took
 mkdir -p "$demo"
 echo stage,seconds >"$demo/timings.csv.part"
 
-stage phantom papsmear phantom "$cohort" --slides 24 --prevalence 0.5 --diameter_mm 3
+# Small slides, and twenty times the abnormal cells that phantoms have by default: what minutes on a CPU can learn.
+stage phantom papsmear phantom "$cohort" --slides 24 --prevalence 0.5 --diameter_mm 2 --abnormal 0.1
 stage split papsmear split "$cohort/slides.csv" --folds 4
 stage tile papsmear tile -c configs/tiling.yaml --slides "$cohort/slides.csv" --out "$demo/shards"
 stage pretrain lightning fit -c configs/ssl/tiny.yaml --trainer.default_root_dir "$demo/ssl" \
-    --data.shards "$demo/shards" --data.slides "$cohort/slides.csv" --data.fold 0
+    --data.shards "$demo/shards" --data.slides "$cohort/slides.csv" --data.fold 0 --trainer.max_epochs 4
 stage embed papsmear embed -c configs/embed.yaml --shards "$demo/shards" \
     --encoder "$demo/ssl/encoder.safetensors" --out "$demo/features"
 stage probe papsmear probe -c configs/probes.yaml --out "$demo/probe" \

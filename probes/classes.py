@@ -42,3 +42,6 @@ SIPAKMED = (
 
 CLASSES = {"herlev": HERLEV, "sipakmed": SIPAKMED}
 TITLES = {"herlev": "Herlev", "sipakmed": "SIPaKMeD"}
+
+# How many cells the public sets have, so that a report can say where it saw another number.
+PUBLISHED_CELLS = {"herlev": 917, "sipakmed": 4049}

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from papsmear.errors import UsageError
-from papsmear.probes.classes import CLASSES, TITLES, CellClass
+from papsmear.probes.classes import CLASSES, PUBLISHED_CELLS, TITLES, CellClass
 from papsmear.progress import track
 
 _SUFFIXES = {".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff"}
@@ -39,6 +39,11 @@ class CellSet:
     @property
     def title(self) -> str:
         return TITLES[self.name]
+
+    @property
+    def published_cells(self) -> int:
+        """The number of cells of the public set."""
+        return PUBLISHED_CELLS[self.name]
 
     def counts(self) -> list[int]:
         """The number of images of each class."""

@@ -190,6 +190,7 @@ def test_results_json_holds_the_figures(made: tuple[Path, Path, int]) -> None:
 
 def test_the_page_is_whole_by_itself_and_tells_what_it_shows(made: tuple[Path, Path, int]) -> None:
     page = (made[0] / "report.html").read_text()
+    assert "The public set has 917 cells" in page, "these are not the published cells"
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "https://" not in page
     for text in (
