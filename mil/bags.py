@@ -8,6 +8,7 @@ Bags of CLAM and TRIDENT are read as they are: float32, a leading axis of 1, no 
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -16,17 +17,22 @@ from numpy.typing import NDArray
 from papsmear.errors import InputError, UsageError
 from papsmear.files import whole, write_text
 from papsmear.ssl.encoder import EncoderCard
+from papsmear.tiling.tile import TileSettings
 
 
 @dataclass(frozen=True)
 class BagCard:
-    """Where a bag's features come from: the encoder, and the tiles' scale (µm/px) and sizes (px)."""
+    """Where a bag's features come from: the encoder, how the slide was tiled, and the tiles' side in level-0 pixels."""
 
     encoder: str
     encoder_sha256: str
-    mpp: float
-    size_px: int
+    tiles: TileSettings
     size_level0: float
+
+    def attributes(self) -> dict[str, Any]:
+        """The card as HDF5 attributes, those of the tiles among them by their own names."""
+        own = {"encoder": self.encoder, "encoder_sha256": self.encoder_sha256, "size_level0": self.size_level0}
+        return own | dataclasses.asdict(self.tiles)
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ def write_bag(
     with whole(file) as part, h5py.File(part, "w") as h5:
         h5["features"] = features
         h5["coords"] = xy_level0
-        h5.attrs.update({**dataclasses.asdict(card), **attributes})
+        h5.attrs.update(card.attributes() | attributes)
 
 
 def read_bag(file: Path) -> Bag:
@@ -89,8 +95,12 @@ def read_card(file: Path) -> BagCard | None:
         return BagCard(
             encoder=str(attributes["encoder"]),
             encoder_sha256=str(attributes["encoder_sha256"]),
-            mpp=float(attributes["mpp"]),
-            size_px=int(attributes["size_px"]),
+            tiles=TileSettings(
+                area=attributes["area"],
+                size_px=int(attributes["size_px"]),
+                mpp=float(attributes["mpp"]),
+                quality=int(attributes["quality"]),
+            ),
             size_level0=float(attributes["size_level0"]),
         )
     except KeyError:

@@ -105,7 +105,7 @@ class BagData(L.LightningDataModule):
             self.parts = _parts(self.slides, slides, self.fold)
         wanted = [slide.slide_id for part in self.parts.values() for slide in part]
         self.width = _common_width(self.features, wanted)
-        self.bag_card: BagCard | None = read_card(self.features / f"{wanted[0]}.h5")
+        self.bag_card = _common_card(self.features, wanted)
         self.encoder_card = read_encoder_card(self.features)
         if stage != "predict":
             if self.encoder_card is not None:
@@ -212,3 +212,26 @@ def _common_width(folder: Path, slide_ids: Sequence[str]) -> int:
         told = "; ".join(f"{width} features in {len(ids)} bags, such as {ids[0]}" for width, ids in by_width.items())
         raise UsageError(f"{folder}: bags of differing width: {told}; embed all slides with one encoder")
     return next(iter(by_width))
+
+
+def _common_card(folder: Path, slide_ids: Sequence[str]) -> BagCard | None:
+    """The card of the first bag, None for bags of others; a UsageError where others were made in another way."""
+    cards = {slide_id: read_card(folder / f"{slide_id}.h5") for slide_id in slide_ids}
+    by_way: dict[str, list[str]] = {}
+    for slide_id, card in cards.items():
+        by_way.setdefault(_way(card), []).append(slide_id)
+    if len(by_way) > 1:
+        told = "; ".join(f"{way} in {len(ids)} bags, such as {ids[0]}" for way, ids in by_way.items())
+        raise UsageError(f"{folder}: bags made in differing ways: {told}; tile and embed all slides alike")
+    return cards[slide_ids[0]]
+
+
+def _way(card: BagCard | None) -> str:
+    """How a bag was made, in words."""
+    if card is None:
+        return "tiles and encoder unsaid"
+    tiles = card.tiles
+    return (
+        f"tiles of {tiles.size_px} px at {tiles.mpp:g} µm/px in the area {tiles.area}, JPEG quality {tiles.quality}, "
+        f"encoder {card.encoder_sha256[:12]}"
+    )

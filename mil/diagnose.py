@@ -7,7 +7,7 @@ the features rounded to the same half precision, the same head. So a slide's pro
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ def diagnose(
     model: Path,
     out: Path = Path("diagnosis"),
     encoder: str | None = None,
-    area: Area = "disc",
+    area: Area | None = None,
     mpp: float | None = None,
 ) -> int:
     """Diagnoses slides with a trained MIL model.
@@ -43,8 +43,8 @@ def diagnose(
         model: The run folder that `lightning fit -c configs/mil.yaml` made.
         out: Folder for the results.
         encoder: Where the encoder is now, if it is no longer where it was when the model was trained.
-        area: What to read: the round cell deposit of a liquid-based preparation, all tissue, or all of the slide; as
-            the slides that the model was trained on were tiled.
+        area: What to read: the round cell deposit of a liquid-based preparation, all tissue, or all of the slide. Not
+            given, it is what the model was trained on; all else of the tiles always is.
         mpp: µm per pixel of level 0, for slides whose files do not say.
 
     Returns:
@@ -101,17 +101,17 @@ class Diagnoser:
         )
 
 
-def load_diagnoser(model: Path, encoder: str | None = None, area: Area = "disc") -> Diagnoser:
+def load_diagnoser(model: Path, encoder: str | None = None, area: Area | None = None) -> Diagnoser:
     """Loads a run's head and its encoder; UsageError where they do not belong together.
 
     Args:
         model: The run folder of the head.
         encoder: Name or file of the encoder; None takes the name that the head's card gives.
-        area: What of a slide to read.
+        area: What of a slide to read; None takes what the training slides were tiled by.
     """
     head = load_head(model)
     card = head.card
-    if card.encoder is None or card.encoder_sha256 is None or card.tile_mpp is None or card.tile_size_px is None:
+    if card.encoder is None or card.encoder_sha256 is None or card.tiles is None:
         raise UsageError(
             f"{model}: its head was trained on bags that do not say which encoder and tiles made them, so slides cannot"
             " be read the same way; train it on bags of papsmear embed"
@@ -137,7 +137,7 @@ def load_diagnoser(model: Path, encoder: str | None = None, area: Area = "disc")
     return Diagnoser(
         head=head,
         encoder=network,
-        tiles=TileSettings(area, size_px=card.tile_size_px, mpp=card.tile_mpp),
+        tiles=replace(card.tiles, area=area or card.tiles.area),
         names={
             "head": {"name": card.head, "sha256": sha256(model / NAME if model.is_dir() else model)},
             "encoder": {

@@ -27,7 +27,8 @@ from papsmear.mil.bags import (
 )
 from papsmear.progress import say, track
 from papsmear.ssl.encoder import Encoder, embed_images, load_encoder
-from papsmear.tiling.shards import read_tiles, slide_folders
+from papsmear.tiling.shards import read_slide_json, read_tiles, slide_folders
+from papsmear.tiling.tile import TileSettings
 
 XY = tuple[int, int]
 AHEAD = 4  # batches being decoded while the network works on one
@@ -154,12 +155,16 @@ def _embed_slide(folder: Path, encoder: Encoder, file: Path, batch_size: int) ->
         raise InputError(f"{folder.name}: {error.filename} is missing; tile the slide again") from error
     if not metas:
         raise InputError(f"{folder.name}: {folder} holds no tiles; tile the slide again")
-    first = metas[0]
+    first, settings = metas[0], read_slide_json(folder)["settings"]
     card = BagCard(
         encoder=encoder.card.name,
         encoder_sha256=encoder.card.sha256,
-        mpp=float(first["mpp"]),
-        size_px=int(first["size_px"]),
+        tiles=TileSettings(
+            area=settings.get("area", TileSettings.area),
+            size_px=int(first["size_px"]),
+            mpp=float(first["mpp"]),
+            quality=settings.get("quality", TileSettings.quality),
+        ),
         size_level0=float(first["size_level0"]),
     )
     write_bag(file, features, xy_level0, card, slide_json_sha256=source)

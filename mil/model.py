@@ -20,6 +20,7 @@ from torch import nn
 from papsmear.errors import InputError, UsageError
 from papsmear.files import whole
 from papsmear.mil.heads import build_head
+from papsmear.tiling.tile import TileSettings
 
 NAME = "head.safetensors"
 
@@ -28,8 +29,8 @@ NAME = "head.safetensors"
 class HeadCard:
     """What a trained head is, what it was trained on, and where it calls a slide positive.
 
-    `threshold` is a probability, chosen on the validation slides. The tiles' µm/px and size (px), and the encoder, are
-    None where the bags came from another program and do not say.
+    `threshold` is a probability, chosen on the validation slides. The encoder, and how the slides were tiled, are None
+    where the bags came from another program and do not say.
     """
 
     head: str
@@ -39,8 +40,7 @@ class HeadCard:
     fold: int
     encoder: str | None
     encoder_sha256: str | None
-    tile_mpp: float | None
-    tile_size_px: int | None
+    tiles: TileSettings | None
     train_slides: tuple[str, ...]
     validation_slides: tuple[str, ...]
 
@@ -64,7 +64,8 @@ def save_head(file: Path, head: nn.Module, card: HeadCard) -> None:
     """Writes a head and its card, whole."""
     weights = {key: value.detach().cpu().contiguous() for key, value in head.state_dict().items()}
     with whole(file) as part:
-        save_file(weights, part, {"head_card": json.dumps(dataclasses.asdict(card)), "format": "pt"})
+        # One entry only: safetensors writes several in random order, and equal heads are to be equal files.
+        save_file(weights, part, {"head_card": json.dumps(dataclasses.asdict(card))})
 
 
 def load_head(run: Path) -> TrainedHead:
@@ -80,7 +81,8 @@ def load_head(run: Path) -> TrainedHead:
             fields: dict[str, Any] = json.loads((stored.metadata() or {})["head_card"])
             weights = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
         slides = {key: tuple(fields[key]) for key in ("train_slides", "validation_slides")}
-        card = HeadCard(**(fields | slides))
+        tiles = TileSettings(**fields["tiles"]) if fields["tiles"] else None
+        card = HeadCard(**(fields | slides | {"tiles": tiles}))
         head = build_head(card.head, card.width, card.head_args)
         head.load_state_dict(weights)
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:

@@ -5,6 +5,7 @@ from typing import Any
 
 from papsmear.errors import UsageError
 from papsmear.mil.data import BagData
+from papsmear.tiling.tile import TileSettings
 
 
 @dataclass(frozen=True)
@@ -15,22 +16,20 @@ class Provenance:
     fold: int
     encoder: str | None
     encoder_sha256: str | None
-    tile_mpp: float | None
-    tile_size_px: int | None
+    tiles: TileSettings | None
     train_slides: tuple[str, ...]
     validation_slides: tuple[str, ...]
 
     @classmethod
     def of(cls, bags: BagData) -> "Provenance":
         """That of a training on these bags."""
-        tiles = bags.bag_card
+        card = bags.bag_card
         return cls(
             width=bags.width,
             fold=bags.fold,
-            encoder=tiles.encoder if tiles else None,
-            encoder_sha256=tiles.encoder_sha256 if tiles else None,
-            tile_mpp=tiles.mpp if tiles else None,
-            tile_size_px=tiles.size_px if tiles else None,
+            encoder=card.encoder if card else None,
+            encoder_sha256=card.encoder_sha256 if card else None,
+            tiles=card.tiles if card else None,
             train_slides=bags.ids("train"),
             validation_slides=bags.ids("validation"),
         )
@@ -39,7 +38,8 @@ class Provenance:
     def from_dict(cls, fields: dict[str, Any]) -> "Provenance":
         """The inverse of `to_dict`."""
         slides = {key: tuple(fields[key]) for key in ("train_slides", "validation_slides")}
-        return cls(**(fields | slides))
+        tiles = TileSettings(**fields["tiles"]) if fields["tiles"] else None
+        return cls(**(fields | slides | {"tiles": tiles}))
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for checkpoints and headers."""

@@ -17,8 +17,9 @@ from papsmear.mil.bags import (
     write_encoder_card,
 )
 from papsmear.ssl.encoder import EncoderCard
+from papsmear.tiling.tile import TileSettings
 
-CARD = BagCard("random:test_vit", "ab" * 32, 0.5, 320, 640.5)
+CARD = BagCard("random:test_vit", "ab" * 32, TileSettings(area="all", quality=75), 640.5)
 FEATURES = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float16)
 COORDS = np.arange(10, dtype=np.int32).reshape(5, 2)
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from papsmear.cli import main
 from papsmear.cohort import Slide
 from papsmear.errors import UsageError
-from papsmear.mil.bags import read_bag
+from papsmear.mil.bags import read_bag, read_card
 from papsmear.mil.diagnose import diagnose, load_diagnoser
 from papsmear.mil.diagnosis import Diagnosis
 from papsmear.mil.embed import embed
@@ -93,8 +93,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
         fold=0,
         encoder=encoder.card.name,
         encoder_sha256=encoder.card.sha256,
-        tile_mpp=0.5,
-        tile_size_px=320,
+        tiles=TileSettings(),
         train_slides=("other",),
         validation_slides=("another",),
     )
@@ -127,6 +126,23 @@ def test_scores_are_those_of_the_route_over_shards_and_bags(case: Case, tmp_path
     best = case.record["top_tiles"][0]
     assert best["xy_level0"] == bag.xy_level0[np.argmax(scores)].tolist()
     assert best["score"] == pytest.approx(scores.max(), rel=1e-6)
+
+
+def test_a_slide_is_tiled_as_those_of_the_training_were(case: Case, tmp_path: Path) -> None:
+    settings = TileSettings("all", size_px=256, mpp=0.6, quality=75)
+    slide = Slide("Case_7", case.slide, None, "p", None, "", None, {})
+    assert isinstance(tile_slide(slide, tmp_path / "shards", settings), int)
+    assert embed(tmp_path / "shards", str(case.encoder), tmp_path / "features") == 0
+    card = read_card(tmp_path / "features" / "Case_7.h5")
+    assert card is not None
+    run = _with_card(case, tmp_path / "run", tiles=card.tiles)
+    bag = read_bag(tmp_path / "features" / "Case_7.h5")
+    with open_slide(case.slide) as reader:
+        found = load_diagnoser(run).diagnose("Case_7", reader)
+    assert np.array_equal(found.xy_level0, bag.xy_level0)
+    assert len(found.scores) > 12  # the corners of the slide too
+    np.testing.assert_allclose(found.scores, load_head(run).judge(bag.features)[1], rtol=1e-6)
+    assert load_diagnoser(run, area="disc").tiles == dataclasses.replace(settings, area="disc")
 
 
 def test_json_says_what_was_found_and_with_what(case: Case) -> None:

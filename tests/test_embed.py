@@ -18,8 +18,10 @@ from papsmear.mil.bags import read_bag, read_card, read_encoder_card
 from papsmear.mil.embed import embed_tiles
 from papsmear.ssl.encoder import Encoder, EncoderCard, load_encoder
 from papsmear.tiling.shards import ShardWriter, Tile
+from papsmear.tiling.tile import TileSettings
 
 ENCODER = "random:test_vit"
+SETTINGS = {"area": "all", "quality": 75}
 SLIDES = ("s1", "s2", "s3")
 
 
@@ -35,7 +37,7 @@ def write_slide(shards: Path, slide_id: str, n: int) -> Path:
         for i in range(n):
             writer.write(Tile((640 * i, 7), 640.0, 32, 0.5, 0.0, 1.0, picture(i)))
     counts = {"tiles": writer.n_tiles, "shards": writer.n_shards}
-    (folder / "slide.json").write_text(json.dumps({"slide_id": slide_id, "settings": {}, "counts": counts}))
+    (folder / "slide.json").write_text(json.dumps({"slide_id": slide_id, "settings": SETTINGS, "counts": counts}))
     return folder
 
 
@@ -61,7 +63,7 @@ def test_bags_hold_the_features_of_the_tiles_in_their_order(shards: Path, tmp_pa
     assert bag.xy_level0.tolist() == [[640 * i, 7] for i in range(11)]
     assert card is not None
     assert (card.encoder, card.encoder_sha256) == (ENCODER, encoder.card.sha256)
-    assert (card.mpp, card.size_px, card.size_level0) == (0.5, 32, 640)
+    assert (card.tiles, card.size_level0) == (TileSettings("all", 32, 0.5, 75), 640)
     for i in (0, 5, 10):  # one tile at a time, decoded here
         with torch.inference_mode():
             alone = encoder(torch.from_numpy(simplejpeg.decode_jpeg(picture(i)))[None])[0]
@@ -202,5 +204,5 @@ def test_a_bag_holds_nothing_of_the_machine(shards: Path, tmp_path: Path) -> Non
     data = io.BytesIO((tmp_path / "features" / "s1.h5").read_bytes())
     assert str(tmp_path).encode() not in data.getvalue()
     with h5py.File(data) as h5:
-        wanted = {"encoder", "encoder_sha256", "mpp", "size_px", "size_level0", "slide_json_sha256"}
+        wanted = {"encoder", "encoder_sha256", "mpp", "size_px", "area", "quality", "size_level0", "slide_json_sha256"}
         assert set(h5.attrs) == wanted

@@ -18,9 +18,10 @@ from papsmear.mil.heads import build_head
 from papsmear.mil.metrics import figures
 from papsmear.mil.model import load_head
 from papsmear.ssl.encoder import EncoderCard
+from papsmear.tiling.tile import TileSettings
 
 N_SLIDES, N_TILES, WIDTH = 24, 60, 16
-CARD = BagCard("random:test_vit", "ab" * 32, 0.5, 320, 640.0)
+CARD = BagCard("random:test_vit", "ab" * 32, TileSettings(area="all", quality=75), 640.0)
 ENCODER = EncoderCard(CARD.encoder, "test_vit", 160, (0.5,) * 3, (0.5,) * 3, sha256=CARD.encoder_sha256)
 HEADER = "slide_id,path,label,fold"
 
@@ -146,7 +147,7 @@ def test_the_card_says_what_the_head_was_trained_on(trained: Path) -> None:
     assert {fold_of[slide] for slide in card.validation_slides} == {"1"}
     assert (card.head, card.width, card.fold) == ("gated_attention", WIDTH, 0)
     assert (card.encoder, card.encoder_sha256) == (CARD.encoder, CARD.encoder_sha256)
-    assert (card.tile_mpp, card.tile_size_px) == (0.5, 320)
+    assert card.tiles == CARD.tiles
     assert 0 < card.threshold < 1
 
 
@@ -268,6 +269,12 @@ def empty_bag(cohort: Path) -> None:
     write_bag(cohort / "features" / "s4.h5", np.zeros((0, WIDTH), np.float16), np.zeros((0, 2), np.int32), CARD)
 
 
+def other_tiles(cohort: Path) -> None:
+    bag = read_bag(cohort / "features" / "s4.h5")
+    card = replace(CARD, tiles=TileSettings(area="disc", quality=75))
+    write_bag(cohort / "features" / "s4.h5", bag.features, bag.xy_level0, card)
+
+
 def nan_bag(cohort: Path) -> None:
     with h5py.File(cohort / "features" / "s2.h5", "r+") as h5:
         h5["features"][3, 2] = np.nan
@@ -293,6 +300,8 @@ def nothing(cohort: Path) -> None:
         (drop_negatives, [], 2, "fold 0 (test) has no negative slide among 6"),
         (two_folds, [], 2, "2 folds; training, validation and test need 3"),
         (another_width, [], 2, "bags of differing width: 16 features in"),
+        (other_tiles, [], 2, "area all, JPEG quality 75, encoder abababababab in 23 bags, such as "),
+        (other_tiles, [], 2, "area disc, JPEG quality 75, encoder abababababab in 1 bags, such as s4; tile and embed"),
         (empty_bag, [], 1, "slide s4 has an empty bag"),
         (nan_bag, [], 1, "slide s2 has features that are not finite"),
         (cut_bag, [], 1, "s2.h5: not a whole HDF5 file"),
