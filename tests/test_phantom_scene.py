@@ -1,4 +1,9 @@
-"""Phantom scenes: what lies where, and pixels that do not depend on how the slide is cut into strips."""
+"""Phantom scenes: what lies where, and pixels that do not depend on how the slide is cut into blocks."""
+
+import tracemalloc
+from collections import deque
+from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -9,8 +14,10 @@ from numpy.typing import NDArray
 
 from papsmear.tiling.phantom import scene as module
 from papsmear.tiling.phantom.deposit import draw_deposit
+from papsmear.tiling.phantom.glass import Glass
 from papsmear.tiling.phantom.ink import Ink, turned, turned_points
 from papsmear.tiling.phantom.scene import Scene
+from papsmear.tiling.phantom.svs import Identity, write_svs
 
 DEPOSIT = draw_deposit(0.5, 0.5, np.random.default_rng(0))
 
@@ -56,23 +63,66 @@ def test_outlines_turn_as_pixels_do(turn: int, x: int, y: int) -> None:
     assert after.sum() == 27
 
 
-def test_strips_of_any_height_give_the_same_pixels(positive: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_any_size_give_the_same_pixels(positive: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     class Clear:
-        def __init__(self, size: tuple[int, int], *_: object) -> None:
-            self.width = size[0]
+        def __init__(self, *_: object) -> None: ...
 
-        def __call__(self, top: int, rows: int) -> NDArray[np.uint16]:
-            return np.zeros((rows, self.width, 3), np.uint16)
+        def __call__(self, left: int, top: int, width: int, height: int) -> NDArray[np.uint16]:
+            return np.zeros((height, width, 3), np.uint16)
 
-    monkeypatch.setattr(module, "_Glass", Clear)
+    monkeypatch.setattr(module, "Glass", Clear)
     pictures = []
-    for height in (10_000, 256, 48):
+    for height, width in ((10_000, 10_000), (256, 200), (48, 1024)):
         monkeypatch.setattr(module, "TILE_PX", height)
+        monkeypatch.setattr(module, "_BLOCK_PX", width)
         pictures.append(_picture(positive, z_um=1.0))
     assert pictures[0].shape[:2] == positive.size_level0[::-1]
     assert (pictures[0] < 200).any()
     np.testing.assert_array_equal(pictures[1], pictures[0])
     np.testing.assert_array_equal(pictures[2], pictures[0])
+
+
+def test_blocks_of_glass_fit_together(positive: Scene) -> None:
+    glass = Glass((5000, 300), positive.stain, np.random.default_rng(0))
+    whole = glass(0, 0, 5000, 256)
+    parts = [glass(left, 0, min(2048, 5000 - left), 256) for left in range(0, 5000, 2048)]
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
+    assert glass(4096, 256, 904, 44).shape == (44, 904, 3)
+    assert len(np.unique(whole)) > 10
+
+
+def _peak_bytes(width: int, folder: Path) -> int:
+    """Of writing two strips of a slide."""
+    scene = Scene(seed=5, site="site_1", diameter_mm=0.4, mpp=0.5, abnormal=0.1)
+    scene.deposit = replace(scene.deposit, size_level0=(width, 512))
+    tracemalloc.start()
+    try:
+        write_svs(folder / "a.svs", scene.size_level0, scene.strips(), 0.5, Identity("A B", "c", "d", "e"))
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_grows_by_little_more_than_one_strip_with_width(tmp_path: Path) -> None:
+    narrow, wide = 8_208, 32_784  # no multiples of a tile's side
+    grown = _peak_bytes(wide, tmp_path) - _peak_bytes(narrow, tmp_path)
+    assert grown < 2 * 256 * 3 * (wide - narrow)
+
+
+def test_things_out_of_focus_take_a_bounded_part_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(seed=5, site="site_1", diameter_mm=0.4, mpp=0.25, abnormal=0.1)
+
+    def peak_bytes() -> int:
+        tracemalloc.start()
+        try:
+            deque(scene.strips(z_um=3.0), maxlen=0)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    unbounded = peak_bytes()
+    monkeypatch.setattr(module, "_BLURRED_BYTES", 2e6)
+    assert peak_bytes() < unbounded - 10e6
 
 
 def test_same_seed_same_pixels_another_seed_others(positive: Scene) -> None:

@@ -3,7 +3,8 @@
 Light passes through everything in its way, so optical densities add up. They are added as whole numbers: the sum is
 the same in any order, and a cell that crosses the border of two strips is the same on both sides. A slide has tens of
 thousands of cells but draws a few hundred, each used many times turned and flipped; abnormal cells, which are few,
-are each drawn for themselves.
+are each drawn for themselves. Pixels are made in blocks that fit the processor's cache, so that a wide slide takes
+little more memory than a narrow one.
 
 Depths are µm above the glass's middle plane. The glass is never quite flat, so the cells of one neighbourhood are in
 focus together, and the scanner's three planes see different neighbourhoods sharp.
@@ -20,13 +21,16 @@ from numpy.typing import NDArray
 from papsmear import seeds
 from papsmear.tiling.phantom.deposit import Deposit, draw_deposit
 from papsmear.tiling.phantom.drawing import OTHER_KINDS, Stain, draw_cell, draw_other, draw_stain
-from papsmear.tiling.phantom.ink import UNITS, Ink, add, blurred, ink_of, light_through, pad_px, turned, turned_points
+from papsmear.tiling.phantom.glass import Glass
+from papsmear.tiling.phantom.ink import Ink, add, blurred, ink_of, light_through, pad_px, turned, turned_points
 from papsmear.tiling.phantom.sprite import Sprite
 from papsmear.tiling.phantom.svs import TILE_PX
 
 _POOL, _POOL_OTHER, _POOL_ABNORMAL = 192, 64, 400
 _BLUR_PER_UM = 0.33  # sigma of the blur in µm, per µm out of focus (an objective of NA 0.65 to 0.75)
 _BLUR_STEP_PX = 0.5
+_BLURRED_BYTES = 96e6  # of things out of focus, kept for their next use
+_BLOCK_PX = 2048
 
 # Shares of the kinds of cells. Normal: a woman of reproductive age. Abnormal: one lesion a slide.
 _NORMAL = {
@@ -117,20 +121,27 @@ class Scene:
 
     def strips(self, z_um: float = 0.0) -> Iterator[NDArray[np.uint8]]:
         """RGB strips (at most 256, W, 3) from the top down, as seen with the focus at `z_um`."""
-        height = self.size_level0[1]
-        glass = self._glass()
-        blurs = np.rint(_BLUR_PER_UM * np.abs(self._depth_um - z_um) / self._mpp / _BLUR_STEP_PX).astype(int)
-        ink = lru_cache(maxsize=768)(lambda index, blur: blurred(self._pool[index].density, blur * _BLUR_STEP_PX))
-        reach = max(max(entry.density.shape[:2]) for entry in self._pool) + pad_px(blurs.max() * _BLUR_STEP_PX)
-        for top in range(0, height, TILE_PX):
-            rows = min(TILE_PX, height - top)
-            canvas = glass(top, rows)
-            near = np.abs(self._corner[:, 1] - top) < rows + reach
-            for item in np.flatnonzero(near):
-                density = ink(int(self._ink[item]), int(blurs[item]))
-                x, y = self._corner[item] - pad_px(blurs[item] * _BLUR_STEP_PX)
-                add(canvas, turned(density, int(self._turn[item])), int(x), int(y) - top)
-            yield light_through(canvas)
+        width, height = self.size_level0
+        glass = Glass(self.size_level0, self.stain, seeds.rng(self._seed, "glass"))
+        sigmas_px = _BLUR_STEP_PX * np.rint(_BLUR_PER_UM * np.abs(self._depth_um - z_um) / self._mpp / _BLUR_STEP_PX)
+        pads = np.array([pad_px(sigma) for sigma in sigmas_px])[:, None]
+        starts, ends = self._corner - pads, self._corner + self._size + pads
+        kept = int(_BLURRED_BYTES / np.mean([ink.density.nbytes for ink in self._pool]))
+        density_of = lru_cache(kept)(lambda ink, sigma_px: blurred(self._pool[ink].density, sigma_px))
+
+        def strip(top: int) -> NDArray[np.uint8]:
+            rgb = np.empty((min(TILE_PX, height - top), width, 3), np.uint8)
+            near = np.flatnonzero((starts[:, 1] < top + TILE_PX) & (ends[:, 1] > top))
+            for left in range(0, width, _BLOCK_PX):
+                block = rgb[:, left : left + _BLOCK_PX]
+                canvas = glass(left, top, block.shape[1], block.shape[0])
+                for item in near[(starts[near, 0] < left + _BLOCK_PX) & (ends[near, 0] > left)]:
+                    density = turned(density_of(self._ink[item], sigmas_px[item]), self._turn[item])
+                    add(canvas, density, int(starts[item, 0]) - left, int(starts[item, 1]) - top)
+                light_through(canvas, block)
+            return rgb
+
+        return map(strip, range(0, height, TILE_PX))
 
     def _fill(self, cells: Cells, abnormal: float) -> None:
         """Draws the pool and places everything."""
@@ -163,12 +174,9 @@ class Scene:
         self._ink = np.concatenate(inks)
         self._turn = rng.integers(0, 8, len(self._ink))
         centre = np.concatenate([normal_xy, other_xy, abnormal_xy, dust_xy])
-        half = np.array([self._half(ink, turn) for ink, turn in zip(self._ink, self._turn, strict=True)])
-        self._corner = np.rint(centre - half.reshape(-1, 2)).astype(np.int64)
-
-    def _half(self, ink: int, turn: int) -> tuple[float, float]:
-        height, width = self._pool[ink].density.shape[:2]
-        return (height / 2, width / 2) if turn % 2 else (width / 2, height / 2)
+        size = np.array([ink.density.shape[1::-1] for ink in self._pool])[self._ink]
+        self._size = np.where(self._turn[:, None] & 1, size[:, ::-1], size)
+        self._corner = np.rint(centre - self._size / 2).astype(np.int64)
 
     def _draw(
         self, cells: Cells | None, what: str, shares: dict[str, float], drawn: int, used: int, rng: np.random.Generator
@@ -196,34 +204,6 @@ class Scene:
             surface += rng.normal(0, 0.5) * np.cos(2 * np.pi * (place @ frequency + phase))
         self._depth_um = np.clip(surface, -1.8, 1.8) + rng.normal(0, 0.3, len(place))
         self._depth_um[len(place) - self._n_dust :] += 6  # on the cover slip
-
-    def _glass(self) -> "_Glass":
-        return _Glass(self.size_level0, self.stain, seeds.rng(self._seed, "glass"))
-
-
-class _Glass:
-    """Empty glass under a lamp that is a little brighter on one side, with the sensor's noise."""
-
-    def __init__(self, size: tuple[int, int], stain: Stain, rng: np.random.Generator) -> None:
-        width, height = size
-        base = -np.log(np.array(stain.glass) / 255.0)
-        tilt = rng.uniform(0, 0.02, 2)
-        x, y = np.linspace(0, 1, width), np.linspace(0, 1, height)
-        x, y = (axis[:: int(rng.choice((-1, 1)))] for axis in (x, y))
-        self._columns = np.rint((base + tilt[0] * x[:, None]) * UNITS).astype(np.uint16)  # (W, 3)
-        self._rows = np.rint(tilt[1] * y * UNITS).astype(np.uint16)  # (H,)
-        noise = np.abs(rng.normal(0, 1.3 / 255, (TILE_PX, 1024, 1)))
-        self._noise = np.rint(np.repeat(noise, 3, 2) * UNITS).astype(np.uint16)
-
-    def __call__(self, top: int, rows: int) -> NDArray[np.uint16]:
-        """(rows, W, 3) optical densities."""
-        width = len(self._columns)
-        canvas = np.empty((rows, width, 3), np.uint16)
-        noise = self._noise[:rows] + self._rows[top : top + rows, None, None]
-        for left in range(0, width, 1024):
-            part = self._columns[left : left + 1024]
-            np.add(noise[:, : len(part)], part, out=canvas[:, left : left + 1024])
-        return canvas
 
 
 def _others() -> dict[str, float]:

@@ -154,12 +154,10 @@ def _jpeg(rgb: NDArray[np.uint8]) -> bytes:
 
 def _tiles_of(strip: NDArray[np.uint8]) -> Iterator[bytes]:
     """The JPEG tiles of a strip (at most 256, W, 3); tiles that stand over the edge repeat its last pixels."""
-    height, width, _ = strip.shape
-    over_y, over_x = TILE_PX - height, -width % TILE_PX
-    if over_y or over_x:
-        strip = np.pad(strip, ((0, over_y), (0, over_x), (0, 0)), mode="edge")
-    for x in range(0, width, TILE_PX):
-        yield _jpeg(strip[:, x : x + TILE_PX])
+    for x in range(0, strip.shape[1], TILE_PX):
+        tile = strip[:, x : x + TILE_PX]
+        over_y, over_x = TILE_PX - tile.shape[0], TILE_PX - tile.shape[1]
+        yield _jpeg(np.pad(tile, ((0, over_y), (0, over_x), (0, 0)), mode="edge") if over_y or over_x else tile)
 
 
 def _shrunk(rows: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:
@@ -178,6 +176,7 @@ def _encode(strips: Iterable[NDArray[np.uint8]], size: tuple[int, int], coarser:
         coarser.take(_shrunk(strip, _STEP))
         yield from _tiles_of(strip)
         top += height
+        del strip  # before the next one is made
     if top != size[1]:
         raise ValueError(f"the strips end at row {top} of {size[1]}")
 
