@@ -41,8 +41,9 @@ def blurred(density: NDArray[np.uint16], sigma_px: float) -> NDArray[np.uint16]:
     if not sigma_px:
         return density
     pad = pad_px(sigma_px)
-    wide = np.pad(density, ((pad, pad), (pad, pad), (0, 0)))
-    return np.asarray(cv2.GaussianBlur(wide, (0, 0), sigma_px), np.uint16)
+    wide = cv2.copyMakeBorder(density.astype(np.float32), pad, pad, pad, pad, cv2.BORDER_CONSTANT)
+    side = 2 * pad + 1
+    return np.rint(cv2.GaussianBlur(wide, (side, side), sigma_px)).astype(np.uint16)
 
 
 def pad_px(sigma_px: float) -> int:
