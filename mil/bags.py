@@ -6,6 +6,7 @@ Bags of CLAM and TRIDENT are read as they are: float32, a leading axis of 1, no 
 """
 
 import dataclasses
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,11 +48,17 @@ class Bag:
 def write_bag(
     file: Path, features: NDArray[np.float16], xy_level0: NDArray[np.int32], card: BagCard, **attributes: str
 ) -> None:
-    """Writes a whole bag with its card, and any more `attributes`, as HDF5 attributes."""
-    with whole(file) as part, h5py.File(part, "w") as h5:
+    """Writes a whole bag with its card, and any more `attributes`, as HDF5 attributes.
+
+    It is put together in memory: where the disk is full, HDF5 itself can neither write nor let go of a file.
+    """
+    memory = io.BytesIO()
+    with h5py.File(memory, "w") as h5:
         h5["features"] = features
         h5["coords"] = xy_level0
         h5.attrs.update(card.attributes() | attributes)
+    with whole(file) as part:
+        part.write_bytes(memory.getbuffer())
 
 
 def read_bag(file: Path) -> Bag:

@@ -153,17 +153,18 @@ class SlideMIL(L.LightningModule):
         labels, probabilities = _labels(items), probability(logits)
         if self.trainer.sanity_checking or len(np.unique(labels)) < 2:
             return  # only a limit on the batches leaves one class: the data module has checked the split
-        if not self._fitting:
-            self._log_figures("val", figures(labels, probabilities, self.threshold))
-            return
-        self.threshold = youden_threshold(labels, probabilities)
+        if self._fitting:
+            self.threshold = youden_threshold(labels, probabilities)
         found = figures(labels, probabilities, self.threshold)
+        self._log_figures("val", found)
+        if not self._fitting:
+            Console().print(table(f"{self._mark}validation, {len(items)} slides", found))
+            return
         losses = [self._loss(torch.tensor(logit), item) for logit, item in zip(logits, items, strict=True)]
         loss = float(torch.stack(losses).mean())
         # AUC moves in steps of at least 1 / (2 * positives * negatives): less than a step is left to the loss.
         step = 0.5 / (int(labels.sum()) * int((1 - labels).sum()))
         choice = float(np.float32(found.auc + 0.99 * step * np.exp(-loss)))  # as rounded as what best.ckpt is chosen by
-        self._log_figures("val", found)
         self.log_dict({"val/loss": loss, "val/choice": choice}, batch_size=1)
         if choice > self.best:
             self.best = choice
@@ -178,13 +179,9 @@ class SlideMIL(L.LightningModule):
         told = {"fold": self.bags.fold, "leak": self.bags.leak, "slides": len(items)} | asdict(found)
         told |= {"sensitivity": found.sensitivity, "specificity": found.specificity}
         write_text(self._run / "test.json", json.dumps(told, indent=1) + "\n")
+        fold = str(self.bags.fold)
         rows = [
-            {
-                "slide_id": item.slide_id,
-                "fold": str(self.bags.fold),
-                "label": str(item.label),
-                "probability": f"{p:.6f}",
-            }
+            {"slide_id": item.slide_id, "fold": fold, "label": str(item.label), "probability": f"{p:.6f}"}
             for item, p in zip(items, probabilities, strict=True)
         ]
         write_rows(self._run / "test.csv", rows)

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch.utils.data import DataLoader, Dataset
 
-from papsmear.errors import InputError
+from papsmear.errors import InputError, UsageError
 
 
 class Points(Dataset):
@@ -33,6 +33,8 @@ class Line(LightningModule):
 
     def __init__(self, lr: float = 0.1):
         super().__init__()
+        if lr < 0:
+            raise UsageError(f"model.lr={lr}: give one from 0 on")
         self.line, self.lr = torch.nn.Linear(2, 1), lr
 
     def training_step(self, batch, index):
@@ -46,6 +48,9 @@ class Line(LightningModule):
     def test_step(self, batch, index):
         self.log("test/loss", (self.line(batch) - 1).pow(2).mean())
 
+    def on_test_epoch_end(self):
+        print("all our own")
+
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), self.lr, momentum=0.9)
 
@@ -53,6 +58,8 @@ class Line(LightningModule):
 class PointData(LightningDataModule):
     def __init__(self, broken: bool = False, workers: int = 0):
         super().__init__()
+        if workers > 1:
+            raise InputError(f"data.workers={workers}: only 1 will run here")
         self.broken, self.workers = broken, workers
 
     def train_dataloader(self):
@@ -115,7 +122,7 @@ def test_test_takes_the_best_checkpoint_and_says_where_there_is_none(fit, tmp_pa
     config = (tmp_path / "run/config.yaml").read_bytes()
     best = torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=True)
     assert fit("run", command="test") == 0
-    assert "test/loss" in capsys.readouterr().out
+    assert capsys.readouterr().out == "all our own\n", "Lightning's own table does not repeat the figures"
     assert best["epoch"] <= 3
     assert (tmp_path / "run/config.yaml").read_bytes() == config
     assert fit("run", "--ckpt_path=nowhere.ckpt", command="test") == 2
@@ -138,3 +145,15 @@ def test_a_run_that_goes_on_remembers_its_best_epoch(fit, tmp_path, monkeypatch)
     assert fit("parts", diverging, "--trainer.default_root_dir=parts") == 0
     best = [torch.load(tmp_path / run / "checkpoints/best.ckpt", weights_only=True) for run in ("whole", "parts")]
     assert best[0]["epoch"] == best[1]["epoch"] < 2
+
+
+@pytest.mark.parametrize(
+    ("word", "status", "said"),
+    [
+        ("--model.lr=-2", 2, "model.lr=-2.0: give one from 0 on"),
+        ("--data.workers=2", 1, "data.workers=2: only 1 will run here"),
+    ],
+)
+def test_an_error_from_a_constructor_is_one_line(fit, capsys, word, status, said):
+    assert fit("run", word) == status
+    assert capsys.readouterr().err.splitlines()[-1:] == [f"papsmear fit: error: {said}"]

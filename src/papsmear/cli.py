@@ -15,6 +15,7 @@ from typing import Any
 
 from papsmear import __version__
 from papsmear.errors import PapsmearError, UsageError
+from papsmear.files import DISK_FULL
 
 
 @dataclass(frozen=True)
@@ -120,13 +121,11 @@ def _guarded(name: str, run: Callable[[], int]) -> int:
     except PapsmearError as error:
         message, status = str(error), error.exit_status
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in (*DISK_FULL, errno.EACCES, errno.EROFS):
             raise
         where = error.filename2 or error.filename or "the output folder"
-        message, status = (
-            f"{where}: {error.strerror}; mend that and start the command again: it goes on from there",
-            1,
-        )
+        mend = "free some space" if error.errno in DISK_FULL else "mend that"
+        message, status = f"{where}: {error.strerror}; {mend} and start the command again: it goes on from there", 1
     except KeyboardInterrupt:
         message, status = "interrupted; start the command again to go on from there", 130
     sys.stderr.write(f"papsmear {name}: error: {' '.join(message.split())}\n")

@@ -1,5 +1,9 @@
-"""Files that appear under their final name only when whole, and their checksums."""
+"""Files that appear under their final name only when whole, and their checksums.
 
+Every library has its own way of saying that the disk is full; here it becomes the one that Python has for it.
+"""
+
+import errno
 import hashlib
 import os
 import shutil
@@ -7,13 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Gives a hidden sibling of `path` to write a file or a folder at, and renames it to `path` on success.
 
     The sibling has one name (`.<name>.part`), so what a killed run left is replaced by the next run. A folder
-    replaces a folder. On an error the sibling is removed and `path` stays as it was.
+    replaces a folder. On an error the sibling is removed and `path` stays as it was. Where the error is a full disk,
+    in whatever words, it is raised as the OSError of a full disk with `path` as its file name.
     """
     part = path.with_name(f".{path.name}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,8 +33,27 @@ def whole(path: Path) -> Iterator[Path]:
         if path.is_dir():
             remove(path)
         part.rename(path)
+    except Exception as error:
+        code = disk_full(error)
+        if code is None:
+            raise
+        raise OSError(code, os.strerror(code), str(path)) from error
     finally:
         remove(part)
+
+
+def disk_full(error: BaseException) -> int | None:
+    """ENOSPC or EDQUOT where an error, or one that it arose from, says that the disk or the quota is full; else None.
+
+    HDF5 and safetensors say so in their message only; PyTorch raises an error of its own over Python's.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        for code in DISK_FULL:
+            if (isinstance(link, OSError) and link.errno == code) or os.strerror(code) in str(link):
+                return code
+        link = link.__cause__ or link.__context__
+    return None
 
 
 def write_text(path: Path, text: str) -> None:

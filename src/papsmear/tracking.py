@@ -43,8 +43,11 @@ def has_login() -> bool:
     return bool(entry and entry[2])
 
 
-def start_run(folder: Path, job: str, name: str, config: dict[str, Any]) -> "wandb.Run":
+def start_run(folder: Path, job: str, name: str, config: dict[str, Any], goes_on: bool = False) -> "wandb.Run":
     """Starts a W&B run whose files lie in `folder`/wandb; use it in a `with`, or call its `finish()`.
+
+    With `goes_on`, a run in this folder that did not end well is taken up again, online: offline each start is a run of
+    its own, since of two with one id `wandb sync` would keep the later.
 
     Where the server cannot be reached or refuses the login, the run is kept offline, and a line says so: work that
     can be done without W&B is not lost to it. WANDB_PROJECT and WANDB_ENTITY say where the run belongs.
@@ -59,6 +62,7 @@ def start_run(folder: Path, job: str, name: str, config: dict[str, Any]) -> "wan
             config=config,
             dir=folder,
             mode=mode,  # type: ignore[arg-type]  # checked by wandb_mode()
+            resume="auto" if goes_on and mode == "online" else None,
             settings=wandb.Settings(console="off", silent=True, init_timeout=30),
         )
 

@@ -6,7 +6,7 @@ A run is a folder, `trainer.default_root_dir`:
     checkpoints/last.ckpt  where `fit` goes on when the same command is started again
     checkpoints/best.ckpt  what `validate`, `test` and `predict` take, for modules with a `monitor`
     logs/version_N/metrics.csv   every logged figure; one version a start
-    wandb/                 the W&B run, offline without a login
+    wandb/                 the W&B run, offline without a login; online, a run that was killed goes on as the same one
 
 A module asks for the best checkpoint by a class attribute `monitor = ("val/auc", "max")`.
 """
@@ -19,17 +19,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import wandb
 import yaml
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
 from papsmear.errors import PapsmearError, UsageError
-from papsmear.files import write_text
+from papsmear.files import whole, write_text
 from papsmear.progress import console, say
-from papsmear.tracking import wandb_mode
+from papsmear.tracking import start_run, wandb_mode
 
 # What may differ between a run's first start and the next: it does not change what is learnt.
 FREE_KEYS = ("workers", "allow_leak")
@@ -49,9 +52,9 @@ HARMLESS = (
 def train(words: Sequence[str]) -> int:
     """Runs one of fit, validate, test, predict with the words that follow it."""
     os.environ.setdefault("WANDB_MODE", wandb_mode())
-    os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # lightning's own use of jsonargparse
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for message in HARMLESS:
         warnings.filterwarnings("ignore", message=message)
     try:
@@ -73,6 +76,23 @@ def train(words: Sequence[str]) -> int:
 class PapsmearCLI(LightningCLI):
     """LightningCLI whose runs log, keep checkpoints and go on by themselves."""
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's, without its own table of figures: our modules print theirs."""
+        return {name: skip | {"verbose"} for name, skip in LightningCLI.subcommands().items()}
+
+    def instantiate_classes(self) -> None:
+        """Builds model, data and trainer; jsonargparse wraps what a constructor raises, so that is taken out again."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            link: BaseException | None = error
+            while link is not None:
+                if isinstance(link, PapsmearError):
+                    raise link from None
+                link = link.__cause__ or link.__context__
+            raise
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The configured trainer, with our loggers, checkpoints and progress where nothing else is asked for."""
         settings = self.config_init[self.subcommand]["trainer"]
@@ -89,6 +109,8 @@ class PapsmearCLI(LightningCLI):
             kwargs["enable_progress_bar"] = console.is_terminal
         if settings["enable_model_summary"] is None:
             kwargs["enable_model_summary"] = console.is_terminal
+        if settings["plugins"] is None:
+            kwargs["plugins"] = [WholeCheckpoints()]
         callbacks = list(settings["callbacks"] or [])
         if training and not any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
             callbacks += _checkpoints(self.run_folder, getattr(self.model, "monitor", None))
@@ -101,6 +123,8 @@ class PapsmearCLI(LightningCLI):
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
         kwargs["weights_only"] = True
+        if subcommand in ("validate", "test"):
+            kwargs["verbose"] = False
         if kwargs.get("ckpt_path") is None:
             kwargs["ckpt_path"] = self._checkpoint(subcommand)
         elif not Path(kwargs["ckpt_path"]).is_file() and kwargs["ckpt_path"] not in ("best", "last"):
@@ -155,6 +179,30 @@ class SaveRunConfig(SaveConfigCallback):
             write_text(Path(trainer.default_root_dir) / self.config_filename, text)
 
 
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that appear only when whole; Lightning's own are copied into place from the temporary folder."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Writes a checkpoint over the one before, or leaves that as it is."""
+        with whole(Path(path)) as part, part.open("wb") as file:
+            torch.save(checkpoint, file)
+
+
+class RunLogger(WandbLogger):
+    """The W&B run of a training, begun by `start_run` as those of all commands are."""
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The run, begun when first asked for, on the first of several processes only."""
+        if self._experiment is None:
+            folder = Path(self.save_dir or ".")
+            self._experiment = start_run(folder, "fit", folder.name, {}, goes_on=True)
+            self._experiment.define_metric("trainer/global_step")
+            self._experiment.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        return self._experiment
+
+
 class EpochLines(Callback):
     """One line an epoch where there is no terminal to draw a bar on, such as a SLURM log."""
 
@@ -167,15 +215,7 @@ class EpochLines(Callback):
 
 def _loggers(run_folder: Path) -> list[Any]:
     run_folder.mkdir(parents=True, exist_ok=True)
-    return [
-        CSVLogger(str(run_folder), name="logs"),
-        WandbLogger(
-            name=run_folder.name,
-            save_dir=str(run_folder),
-            project=os.environ.get("WANDB_PROJECT", "papsmear"),
-            settings={"console": "off", "silent": True},
-        ),
-    ]
+    return [CSVLogger(str(run_folder), name="logs"), RunLogger(save_dir=str(run_folder))]
 
 
 def _checkpoints(run_folder: Path, monitor: tuple[str, str] | None) -> list[ModelCheckpoint]:
