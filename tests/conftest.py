@@ -4,8 +4,9 @@ The environment is set before any test module is imported, and processes that te
 """
 
 import os
+import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,6 +63,19 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the real public data is not here: there is no ../shared/data beside the repository")
     return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A disk of 2 MiB, or as much as the parameter says; skipped where the user may not mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    size = f"size={getattr(request, 'param', '2m')}"
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", disk], capture_output=True, text=True)
+    if mount.returncode:
+        pytest.skip(f"this user may not mount a small disk: {mount.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", "--lazy", disk], check=True)  # W&B may still hold its log open
 
 
 @dataclass(frozen=True)

@@ -96,12 +96,20 @@ def test_wrong_usage_is_one_line_and_status_2(words: list[str], says: str, capsy
     assert not calls
 
 
+def unnamed_after_named() -> OSError:
+    """A log that cannot be closed either, after the file that could not be written."""
+    error = OSError(errno.ENOSPC, "No space left on device")
+    error.__context__ = OSError(errno.ENOSPC, "No space left on device", "y.tar")
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "status", "says"),
     [
         (UsageError("slides.csv: no\n  slides"), 2, "papsmear sample: error: slides.csv: no slides\n"),
         (InputError("a.svs: cannot be read"), 1, "papsmear sample: error: a.svs: cannot be read\n"),
         (OSError(errno.ENOSPC, "No space left on device", "x.tar"), 1, "x.tar: No space left on device"),
+        (unnamed_after_named(), 1, "y.tar: No space left on device; free some space and start the command again"),
         (OSError(errno.EROFS, "Read-only file system"), 1, "the output folder: Read-only file system"),
         (KeyboardInterrupt(), 130, "papsmear sample: error: interrupted"),
     ],

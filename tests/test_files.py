@@ -1,5 +1,6 @@
 """Files appear under their final name only when whole."""
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -36,6 +37,38 @@ def test_an_error_leaves_what_was_there_and_no_rest(make: object, tmp_path: Path
         fail()
     assert path.read_text() == "before"
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def wrapped(cause: Exception) -> Exception:
+    error = RuntimeError("unexpected pos 576 vs 534")
+    error.__context__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), errno.ENOSPC),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "x"), errno.EDQUOT),
+        (ValueError("I/O error: No space left on device (os error 28)"), errno.ENOSPC),  # safetensors
+        (OSError("Can't write data (errno = 28, error message = 'No space left on device')"), errno.ENOSPC),  # HDF5
+        (wrapped(OSError(errno.ENOSPC, "No space left on device")), errno.ENOSPC),  # PyTorch
+    ],
+)
+def test_a_full_disk_names_the_file_however_it_is_said(error: Exception, code: int, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("before")
+    with pytest.raises(OSError, match=os.strerror(code)) as caught, whole(path):
+        raise error
+    assert (caught.value.errno, caught.value.filename) == (code, str(path))
+    assert path.read_text() == "before"
+
+
+def test_other_errors_are_left_as_they_are(tmp_path: Path) -> None:
+    error = wrapped(OSError(errno.EIO, "Input/output error"))
+    with pytest.raises(RuntimeError) as caught, whole(tmp_path / "a"):
+        raise error
+    assert caught.value is error
 
 
 def test_a_folder_replaces_a_folder_and_what_a_killed_run_left(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -228,17 +228,6 @@ def test_out_must_be_a_folder(small_slide: Any, tmp_path: Path, capsys: pytest.C
     slides = slide_list(tmp_path, f"s1,{small_slide.path}")
     assert run(slides, slides) == 2
     assert "--out is a file" in only_error(capsys)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True, text=True)
-    if mount.returncode:
-        pytest.skip(f"this user may not mount a small disk: {mount.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

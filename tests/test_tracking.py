@@ -78,6 +78,16 @@ def test_an_offline_run_lies_in_its_folder_and_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("service")
+def test_offline_a_run_that_goes_on_is_another_so_that_both_are_kept(tmp_path: Path) -> None:
+    ids = []
+    for _ in range(2):
+        run = start_run(tmp_path, "fit", "a name", {}, goes_on=True)
+        ids.append(run.id)
+        run.finish(exit_code=1)
+    assert len(set(ids)) == 2
+
+
+@pytest.mark.usefixtures("service")
 def test_disabled_leaves_no_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     with start_run(tmp_path, "probe", "a name", {}) as run:

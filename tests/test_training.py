@@ -94,7 +94,7 @@ def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     return torch.load(checkpoint, weights_only=True)["state_dict"]
 
 
-def test_a_run_that_is_started_again_ends_with_the_weights_of_one_that_never_stopped(fit, tmp_path):
+def test_a_run_that_is_started_again_ends_with_the_weights_of_one_that_never_stopped(fit, tmp_path, capfd):
     assert fit("whole") == 0
     assert fit("parts", "--trainer.max_epochs=2") == 0
     assert fit("parts") == 0
@@ -104,6 +104,7 @@ def test_a_run_that_is_started_again_ends_with_the_weights_of_one_that_never_sto
     assert (tmp_path / "whole/config.yaml").is_file()
     assert len(list((tmp_path / "parts/logs").glob("version_*/metrics.csv"))) == 2
     assert list((tmp_path / "whole/wandb").glob("offline-run-*/*.wandb"))
+    assert "wandb" not in capfd.readouterr().err
 
 
 def test_a_run_folder_goes_on_only_with_its_own_settings(fit, tmp_path, capsys):

@@ -6,6 +6,7 @@ here and imported when asked for, so that `papsmear tile` never waits for torch.
 
 import errno
 import importlib
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from papsmear import __version__
-from papsmear.errors import PapsmearError, UsageError
+from papsmear.errors import PapsmearError, UsageError, causes
 from papsmear.files import DISK_FULL
 
 
@@ -41,6 +42,7 @@ TRAINING = ("fit", "validate", "test", "predict")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0 done, 1 some inputs failed, 2 wrong usage."""
+    logging.raiseExceptions = False  # a library's log that cannot be written is no matter of the user's
     words = list(sys.argv[1:] if argv is None else argv)
     name = words[0] if words else "--help"
     if name in ("-h", "--help"):
@@ -123,7 +125,8 @@ def _guarded(name: str, run: Callable[[], int]) -> int:
     except OSError as error:
         if error.errno not in (*DISK_FULL, errno.EACCES, errno.EROFS):
             raise
-        where = error.filename2 or error.filename or "the output folder"
+        files = (link.filename2 or link.filename for link in causes(error) if isinstance(link, OSError))
+        where = next(filter(None, files), "the output folder")
         mend = "free some space" if error.errno in DISK_FULL else "mend that"
         message, status = f"{where}: {error.strerror}; {mend} and start the command again: it goes on from there", 1
     except KeyboardInterrupt:

@@ -10,6 +10,8 @@ A message is one line that names the file, the value and the remedy; `main()` pr
 Anything else that escapes a command is a bug of ours and keeps its traceback.
 """
 
+from collections.abc import Iterator
+
 
 class PapsmearError(Exception):
     """Base of the errors that a user can mend."""
@@ -27,3 +29,11 @@ class InputError(PapsmearError):
     """An input or the machine failed while working; what was finished is kept."""
 
     exit_status = 1
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, then that which it arose from or hides, and so on: libraries wrap what they did not expect."""
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__ or link.__context__

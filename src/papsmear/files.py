@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from papsmear.errors import causes
+
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -47,12 +49,10 @@ def disk_full(error: BaseException) -> int | None:
 
     HDF5 and safetensors say so in their message only; PyTorch raises an error of its own over Python's.
     """
-    link: BaseException | None = error
-    while link is not None:
+    for link in causes(error):
         for code in DISK_FULL:
             if (isinstance(link, OSError) and link.errno == code) or os.strerror(code) in str(link):
                 return code
-        link = link.__cause__ or link.__context__
     return None
 
 

@@ -29,8 +29,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
-from papsmear.errors import PapsmearError, UsageError
-from papsmear.files import whole, write_text
+from papsmear.errors import PapsmearError, UsageError, causes
+from papsmear.files import disk_full, whole, write_text
 from papsmear.progress import console, say
 from papsmear.tracking import start_run, wandb_mode
 
@@ -67,9 +67,6 @@ def train(words: Sequence[str]) -> int:
     except PapsmearError as error:
         # A DataLoader hands over its worker's error with the worker's traceback as the message.
         raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2]) from error
-    finally:
-        if wandb.run is not None:
-            wandb.finish(exit_code=int(sys.exc_info()[0] is not None))
     return 0
 
 
@@ -86,11 +83,9 @@ class PapsmearCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except ValueError as error:
-            link: BaseException | None = error
-            while link is not None:
+            for link in causes(error):
                 if isinstance(link, PapsmearError):
                     raise link from None
-                link = link.__cause__ or link.__context__
             raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -119,6 +114,19 @@ class PapsmearCLI(LightningCLI):
         elif training:
             callbacks.append(EpochLines())
         return super().instantiate_trainer(**kwargs, callbacks=callbacks)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """As Lightning's; then the W&B run ends. Where a log finds the disk full, the run folder is named."""
+        try:
+            try:
+                super()._run_subcommand(subcommand)
+            finally:
+                wandb.finish(exit_code=int(sys.exc_info()[0] is not None))
+        except Exception as error:
+            code = disk_full(error)
+            if code is None or (isinstance(error, OSError) and error.filename):
+                raise
+            raise OSError(code, os.strerror(code), str(self.run_folder)) from error
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
