@@ -54,7 +54,8 @@ def youden_threshold(labels: NDArray[np.int64], probabilities: NDArray[np.float6
     levels = np.unique(probabilities)  # rising
     candidates = np.concatenate([levels[:1], (levels[:-1] + levels[1:]) / 2])  # rising, so the most sensitive first
     called = probabilities >= candidates[:, None]  # (candidates, S)
-    youden = called[:, labels == 1].mean(axis=1) - called[:, labels == 0].mean(axis=1)
+    true, false = (called[:, labels == label].sum(axis=1) for label in (1, 0))
+    youden = true * (labels == 0).sum() - false * (labels == 1).sum()  # in whole numbers, so that equals are equal
     return float(candidates[np.argmax(youden)])
 
 
