@@ -280,13 +280,6 @@ def test_a_slide_that_fails_does_not_stop_the_others(case: Case, tmp_path: Path,
     ]
 
 
-def test_a_slide_of_the_training_is_marked(case: Case, tmp_path: Path) -> None:
-    run = _with_card(case, tmp_path / "run", train_slides=("Case_7",))
-    assert diagnose([case.slide], run, tmp_path) == 0
-    assert json.loads((tmp_path / "Case_7.json").read_text())["model_saw_this_slide_in_training"] == ["head"]
-    assert "flatter" in (tmp_path / "Case_7.html").read_text()
-
-
 def test_decision_follows_the_operating_point(case: Case) -> None:
     with open_slide(case.slide) as reader:
         found = load_diagnoser(case.run).diagnose("Case_7", reader)
@@ -311,8 +304,8 @@ def test_files_that_do_not_belong_together_are_refused(case: Case, tmp_path: Pat
     assert "rename one" in refusal(case.run, slides=[case.slide, shutil.copy(case.slide, tmp_path / "Case_7.svs")])
 
 
-def test_equal_scores_give_no_nan_and_say_so(case: Case, tmp_path: Path) -> None:
-    trained = load_head(case.run)
+def test_a_slide_of_the_training_and_equal_scores_are_told_and_give_no_nan(case: Case, tmp_path: Path) -> None:
+    trained = load_head(_with_card(case, tmp_path / "run", train_slides=("Case_7",)))
     for parameter in trained.head.parameters():
         torch.nn.init.zeros_(parameter)
     save_head(tmp_path / "run" / NAME, trained.head, trained.card)
@@ -320,7 +313,11 @@ def test_equal_scores_give_no_nan_and_say_so(case: Case, tmp_path: Path) -> None
     record = json.loads((tmp_path / "Case_7.json").read_text(), parse_constant=pytest.fail)
     assert record["probability"] == 0.5
     assert {tile["score"] for tile in record["top_tiles"]} == {np.float32(1 / 12)}
-    assert "says nothing" in (tmp_path / "Case_7.html").read_text()
+    assert record["model_saw_this_slide_in_training"] == ["head"]
+    page = (tmp_path / "Case_7.html").read_text()
+    for warning in ("flatter", "says nothing"):
+        assert warning in page
+        assert warning not in case.page
 
 
 def test_a_slide_with_fewer_than_ten_tiles(case: Case) -> None:

@@ -74,7 +74,7 @@ class PointData(LightningDataModule):
 
 @pytest.fixture
 def fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Runs a training command on a module that only this test knows; `fit(run, *words)`."""
+    """Runs a training command on a module that only this test knows; `fit(run, *words)`. Logs only where asked to."""
     name = f"line_{tmp_path.name}".replace("-", "_")
     (tmp_path / f"{name}.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
@@ -84,8 +84,9 @@ def fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         f"model: {{class_path: {name}.Line}}\ndata: {{class_path: {name}.PointData}}\n"
     )
 
-    def run(folder: str, *words: str, command: str = "fit") -> int:
-        return main([command, "-c", str(config), f"--trainer.default_root_dir={tmp_path / folder}", *words])
+    def run(folder: str, *words: str, command: str = "fit", logger: str = "false") -> int:
+        trainer = [f"--trainer.default_root_dir={tmp_path / folder}", f"--trainer.logger={logger}"]
+        return main([command, "-c", str(config), *trainer, *words])
 
     return run
 
@@ -95,9 +96,9 @@ def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_run_that_is_started_again_ends_with_the_weights_of_one_that_never_stopped(fit, tmp_path, capfd):
-    assert fit("whole") == 0
-    assert fit("parts", "--trainer.max_epochs=2") == 0
-    assert fit("parts") == 0
+    assert fit("whole", logger="true") == 0
+    assert fit("parts", "--trainer.max_epochs=2", logger="true") == 0
+    assert fit("parts", logger="true") == 0
     whole = weights(tmp_path / "whole/checkpoints/last.ckpt")
     for name, weight in weights(tmp_path / "parts/checkpoints/last.ckpt").items():
         assert torch.equal(weight, whole[name])
