@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from papsmear.errors import InputError, UsageError
 from papsmear.files import whole, write_text
-from papsmear.ssl.encoder import EncoderCard
+from papsmear.ssl.card import EncoderCard
 from papsmear.tiling.tile import TileSettings
 
 

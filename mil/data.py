@@ -20,7 +20,7 @@ from papsmear.errors import UsageError
 from papsmear.mil.bags import BagCard, bag_shape, read_bag, read_card, read_encoder_card
 from papsmear.progress import say
 from papsmear.seeds import rng
-from papsmear.ssl.encoder import check_leak
+from papsmear.ssl.card import check_leak
 
 PARTS = ("train", "validation", "test")
 

@@ -19,7 +19,8 @@ from papsmear.probes.datasets import CellSet, read_cells
 from papsmear.probes.protocol import Score, check_ks, knn_probe
 from papsmear.probes.report import Results, best_encoder, figures, log_to_wandb, results_json, write_page
 from papsmear.progress import say, track
-from papsmear.ssl.encoder import Encoder, EncoderCard, embed_images, load_encoder
+from papsmear.ssl.card import EncoderCard
+from papsmear.ssl.encoder import Encoder, embed_images, load_encoder
 from papsmear.tracking import start_run
 
 KS = (1, 3, 5, 7, 10, 15, 20, 30)

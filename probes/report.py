@@ -19,7 +19,7 @@ from papsmear.page import figure_uri, picture_uri, render
 from papsmear.probes import plots, published
 from papsmear.probes.datasets import CellSet
 from papsmear.probes.protocol import TEST_SHARE, Score, Spread
-from papsmear.ssl.encoder import EncoderCard
+from papsmear.ssl.card import EncoderCard
 
 if TYPE_CHECKING:
     import wandb

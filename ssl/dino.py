@@ -22,8 +22,9 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from papsmear.errors import InputError, UsageError
 from papsmear.progress import say
+from papsmear.ssl.card import EncoderCard
 from papsmear.ssl.data import TileData
-from papsmear.ssl.encoder import EncoderCard, export_encoder
+from papsmear.ssl.encoder import export_encoder
 from papsmear.ssl.head import DINOHead
 from papsmear.ssl.loss import DINOLoss, entropy
 from papsmear.ssl.network import create_network, feature_width

@@ -1,16 +1,15 @@
-"""Encoders by name: a network that turns tiles or cells into feature vectors, and the card that says what it is.
+"""Encoders by name: networks that turn tiles or cells into feature vectors.
 
 Names are `timm:ARCH` and `hf-hub:REPO` (weights from the network), `random:ARCH` (fixed random weights, the floor that
 every comparison needs), or a `.safetensors` file: a teacher that DINO exported, or any timm state dict with
-`architecture` in its header. A card knows the slides its encoder was trained on; that is the leak guard's ground.
-Files are safetensors with a text header, so loading one never runs code from it.
+`architecture` in its header. Files are safetensors with a text header, so loading one never runs code from it.
 
 Shapes: B images, H x W pixels, D features.
 """
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 
 from papsmear.errors import InputError, UsageError
 from papsmear.files import sha256, whole
+from papsmear.ssl.card import EncoderCard, with_tuples
 from papsmear.ssl.network import (
     check_architecture,
     create_network,
@@ -35,41 +35,8 @@ from papsmear.ssl.network import (
 )
 
 KINDS = "timm:ARCHITECTURE, random:ARCHITECTURE, hf-hub:REPOSITORY or a .safetensors file"
-_IN_HEADER = ("input_px", "mean", "std", "mpp", "train_slides", "fold")  # as JSON; architecture is plain text
+_IN_HEADER = ("architecture", "input_px", "mean", "std", "mpp", "train_slides", "fold")
 LARGEST_DEFAULT_PX = 224  # of a network that takes any size: 518 px, DINOv2's own, would cost five times as much
-
-
-@dataclass(frozen=True)
-class EncoderCard:
-    """What an encoder is: how its input is made, what it was trained on, and the checksum of its weights.
-
-    `mpp` is the µm/px of the tiles it was trained on, `train_slides` their slides' ids and `fold` the fold that was
-    held out; None and empty where the encoder has not seen this project's slides.
-    """
-
-    name: str
-    architecture: str
-    input_px: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    mpp: float | None = None
-    train_slides: tuple[str, ...] = ()
-    fold: int | None = None
-    sha256: str = ""
-
-    def to_json(self) -> str:
-        """The card as JSON text."""
-        return json.dumps(asdict(self), indent=1)
-
-    @classmethod
-    def from_json(cls, text: str) -> "EncoderCard":
-        """The card that `to_json` wrote."""
-        values = json.loads(text)
-        return cls(**_tuples(values))
-
-
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 class Encoder(nn.Module):
@@ -167,22 +134,11 @@ def _batches(images: Iterable[NDArray[np.uint8]], size: int) -> Iterator[list[ND
 
 def export_encoder(path: Path, network: nn.Module, card: EncoderCard) -> None:
     """Writes a network's weights, whole, with its card in the header; `load_encoder` reads it back."""
-    header = {key: json.dumps(getattr(card, key)) for key in _IN_HEADER}
-    header |= {"architecture": card.architecture, "format": "pt"}
+    # One entry: safetensors writes several in random order, and equal encoders must be equal files.
+    header = {"encoder_card": json.dumps({key: getattr(card, key) for key in _IN_HEADER})}
     weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     with whole(path) as part:
         save_file(weights, part, header)
-
-
-def check_leak(card: EncoderCard, test_slides: Iterable[str], allow_leak: bool = False) -> bool:
-    """Whether the encoder was trained on slides that it is to be tested on; a UsageError unless that is allowed."""
-    seen = sorted(set(card.train_slides) & set(test_slides))
-    if seen and not allow_leak:
-        raise UsageError(
-            f"encoder {card.name} was trained on {len(seen)} of the slides to test on: {', '.join(seen)}; "
-            f"take one that held their fold out (this one: {card.fold}), or --allow_leak=true, which marks all figures"
-        )
-    return bool(seen)
 
 
 def _as_published(name: str, network: Any) -> Encoder:
@@ -208,23 +164,31 @@ def _as_published(name: str, network: Any) -> Encoder:
 
 def _from_file(path: Path) -> Encoder:
     header, weights = _read_safetensors(path)
-    if "architecture" not in header:
-        raise UsageError(f"{path}: its header names no architecture; write it with metadata architecture=<timm name>")
     try:
-        told = _tuples({key: json.loads(header[key]) for key in _IN_HEADER if key in header})
+        told = with_tuples(_told(header))
     except ValueError as error:
         raise UsageError(f"{path}: the values in its header must be JSON: {error}; export it again") from error
-    network = create_network(header["architecture"], told.get("input_px"))
+    if "architecture" not in told:
+        raise UsageError(f"{path}: its header names no architecture; write it with metadata architecture=<timm name>")
+    network = create_network(told["architecture"], told.get("input_px"))
     fit_weights(network, weights, path)
     if "input_px" in told:
         config = input_config(network)
         card = EncoderCard(
-            str(path), header["architecture"], told["input_px"], tuple(config["mean"]), tuple(config["std"])
+            str(path), told["architecture"], told["input_px"], tuple(config["mean"]), tuple(config["std"])
         )
         encoder = Encoder(network, card)
     else:
         encoder = _as_published(str(path), network)
     return Encoder(encoder.network, replace(encoder.card, sha256=sha256(path), **told))
+
+
+def _told(header: dict[str, str]) -> dict[str, Any]:
+    """What a header says: our card, or single entries beside a plain state dict, JSON but for the architecture."""
+    if "encoder_card" in header:
+        return dict(json.loads(header["encoder_card"]))
+    plain = {key: json.loads(header[key]) for key in _IN_HEADER[1:] if key in header}
+    return plain | ({"architecture": header["architecture"]} if "architecture" in header else {})
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

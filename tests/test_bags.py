@@ -16,7 +16,7 @@ from papsmear.mil.bags import (
     write_bag,
     write_encoder_card,
 )
-from papsmear.ssl.encoder import EncoderCard
+from papsmear.ssl.card import EncoderCard
 from papsmear.tiling.tile import TileSettings
 
 CARD = BagCard("random:test_vit", "ab" * 32, TileSettings(area="all", quality=75), 640.5)

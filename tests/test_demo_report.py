@@ -26,7 +26,7 @@ from papsmear.probes.classes import HERLEV
 from papsmear.probes.datasets import CellSet
 from papsmear.probes.protocol import Score, Spread
 from papsmear.probes.report import Results, results_json
-from papsmear.ssl.encoder import EncoderCard
+from papsmear.ssl.card import EncoderCard
 from papsmear.tiling.shards import ShardWriter, Tile
 
 SLIDES = {"slide_1": 0, "slide_2": 1, "slide_3": 1}

@@ -16,7 +16,8 @@ from papsmear.cli import main
 from papsmear.errors import InputError
 from papsmear.mil.bags import read_bag, read_card, read_encoder_card
 from papsmear.mil.embed import embed_tiles
-from papsmear.ssl.encoder import Encoder, EncoderCard, load_encoder
+from papsmear.ssl.card import EncoderCard
+from papsmear.ssl.encoder import Encoder, load_encoder
 from papsmear.tiling.shards import ShardWriter, Tile
 from papsmear.tiling.tile import TileSettings
 

@@ -12,7 +12,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from papsmear.errors import InputError, UsageError
-from papsmear.ssl.encoder import Encoder, EncoderCard, check_leak, embed_images, export_encoder, load_encoder
+from papsmear.ssl.card import EncoderCard, check_leak
+from papsmear.ssl.encoder import Encoder, embed_images, export_encoder, load_encoder
 from papsmear.ssl.network import create_network
 
 CARD = EncoderCard("", "test_resnet", 48, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.5, ("s1", "s2"), 3)
@@ -133,6 +134,13 @@ def test_a_pickle_is_refused(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "model.pth")
     with pytest.raises(UsageError, match=r"only \.safetensors files are loaded"):
         load_encoder(str(tmp_path / "model.pth"))
+
+
+def test_equal_encoders_are_equal_files(tmp_path: Path) -> None:
+    network = create_network("test_resnet")
+    for name in ("first", "second", "third"):
+        export_encoder(tmp_path / name, network, CARD)
+    assert len({(tmp_path / name).read_bytes() for name in ("first", "second", "third")}) == 1
 
 
 def cut(path: Path) -> None:

@@ -17,7 +17,7 @@ from papsmear.mil.bags import BagCard, read_bag, write_bag, write_encoder_card
 from papsmear.mil.heads import build_head
 from papsmear.mil.metrics import figures
 from papsmear.mil.model import load_head
-from papsmear.ssl.encoder import EncoderCard
+from papsmear.ssl.card import EncoderCard
 from papsmear.tiling.tile import TileSettings
 
 N_SLIDES, N_TILES, WIDTH = 24, 60, 16
