@@ -7,7 +7,6 @@ reported at the end and stops no other.
 """
 
 import dataclasses
-import errno
 import json
 import os
 from collections.abc import Iterator
@@ -177,19 +176,13 @@ def _source(path: Path) -> dict[str, Any]:
 def tile_slide(slide: Slide, out: Path, settings: TileSettings) -> int | str:
     """Tiles one slide into `out`/<slide_id>; the number of tiles, or why the slide failed.
 
-    InputError where the disk is full, since that stops the other slides too.
+    A full disk is an OSError, since that stops the other slides too.
     """
     try:
         with open_slide(slide.path, slide.mpp) as reader, whole(out / slide.slide_id) as folder:
             return _write(reader, slide, settings, folder)
     except InputError as error:
         return " ".join(str(error).split())
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise InputError(
-            f"{out}: {error.strerror}; free some space and start the command again: it goes on from there"
-        ) from error
 
 
 def _write(reader: SlideReader, slide: Slide, settings: TileSettings, folder: Path) -> int:

@@ -7,7 +7,6 @@ OUT/cells/herlev, cells/sipakmed   single cells in the layouts of the public set
 OUT/phantom.json                   the settings; a run goes on only with the same
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -131,12 +130,6 @@ def phantom(
         raise InputError(
             f"{out}: a worker process was killed, often since memory ran out; start the command again with fewer"
             " --workers: it goes on from there"
-        ) from error
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise InputError(
-            f"{out}: {error.strerror}; free some space and start the command again: it goes on from there"
         ) from error
     write_rows(out / "slides.csv", [_row(entry, planes) for entry in roster])
     _tell(out, roster, folds)
