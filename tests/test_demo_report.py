@@ -133,7 +133,8 @@ def test_page_says_what_the_stages_left(demo: Path, capsys: pytest.CaptureFixtur
         "36 tiles of 32 px at 0.5 µm/px",
         "AUC 1.000",
         "50.0 % (1 of 2)",  # sensitivity: of 0.9 and 0.4 only the first is above 0.5
-        "70.0 % weighted F1 of that encoder by k-NN, on single cells of the Herlev",  # the demo's own, though the random one has 90 here
+        # The demo's own encoder, though the random one has 90 here.
+        "70.0 % weighted F1 of that encoder by k-NN, on single cells of the Herlev",
         "suspicious – review",
         "1 of the 10 tiles of highest attention hold an abnormal cell",
         "as many drawn at random would hold 0.8",  # 10 of 12 tiles, 1 of which holds the cell

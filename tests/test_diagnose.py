@@ -32,7 +32,8 @@ from papsmear.mil.model import NAME, HeadCard, load_head, save_head
 from papsmear.mil.qupath import TopTile, feature_collection
 from papsmear.page import RESEARCH_USE_ONLY
 from papsmear.ssl.encoder import export_encoder, load_encoder
-from papsmear.tiling.phantom.svs import Identity, write_svs
+from papsmear.tiling.phantom.identity import Identity
+from papsmear.tiling.phantom.svs import write_svs
 from papsmear.tiling.reader import open_slide
 from papsmear.tiling.tile import TileSettings, tile_slide
 

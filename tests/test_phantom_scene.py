@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from papsmear.tiling.phantom import scene as module
 from papsmear.tiling.phantom.deposit import draw_deposit
 from papsmear.tiling.phantom.glass import Glass
+from papsmear.tiling.phantom.identity import Identity
 from papsmear.tiling.phantom.ink import Ink, turned, turned_points
 from papsmear.tiling.phantom.scene import Scene
-from papsmear.tiling.phantom.svs import Identity, write_svs
+from papsmear.tiling.phantom.svs import write_svs
 
 DEPOSIT = draw_deposit(0.5, 0.5, np.random.default_rng(0))
 

@@ -13,7 +13,8 @@ import tifffile
 from numpy.typing import NDArray
 
 from papsmear.files import sha256
-from papsmear.tiling.phantom.svs import Identity, label_picture, write_svs
+from papsmear.tiling.phantom.identity import Identity, label_picture
+from papsmear.tiling.phantom.svs import write_svs
 
 SIZE = (1552, 1296)  # neither a multiple of the tile's side
 IDENTITY = Identity("Zephyrine Quillfeather", "otto.phantasm", "03/14/24", "CYT00012345")
@@ -138,7 +139,8 @@ _PEAK = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from papsmear.tiling.phantom.svs import Identity, write_svs
+from papsmear.tiling.phantom.identity import Identity
+from papsmear.tiling.phantom.svs import write_svs
 
 def write(height):
     strip = np.full((256, 2048, 3), 230, np.uint8)

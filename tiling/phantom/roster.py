@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from papsmear import seeds
-from papsmear.tiling.phantom.svs import Identity
+from papsmear.tiling.phantom.identity import Identity
 
 # Invented, so that a leak cannot be mistaken for anything else.
 _FIRST = (
