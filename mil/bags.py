@@ -58,7 +58,7 @@ def write_bag(
         h5["coords"] = xy_level0
         h5.attrs.update(card.attributes() | attributes)
     with whole(file) as part:
-        part.write_bytes(memory.getbuffer())
+        part.write_bytes(memory.getvalue())  # Python 3.12.1 crashes on a getbuffer() whose writing failed
 
 
 def read_bag(file: Path) -> Bag:
