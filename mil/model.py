@@ -20,29 +20,21 @@ from torch import nn
 from papsmear.errors import InputError, UsageError
 from papsmear.files import whole
 from papsmear.mil.heads import build_head
-from papsmear.tiling.tile import TileSettings
+from papsmear.mil.provenance import Provenance
 
 NAME = "head.safetensors"
 
 
 @dataclass(frozen=True)
-class HeadCard:
+class HeadCard(Provenance):
     """What a trained head is, what it was trained on, and where it calls a slide positive.
 
-    `threshold` is a probability, chosen on the validation slides. The encoder, and how the slides were tiled, are None
-    where the bags came from another program and do not say.
+    `threshold` is a probability, chosen on the validation slides.
     """
 
     head: str
     head_args: dict[str, Any]
-    width: int
     threshold: float
-    fold: int
-    encoder: str | None
-    encoder_sha256: str | None
-    tiles: TileSettings | None
-    train_slides: tuple[str, ...]
-    validation_slides: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -80,9 +72,7 @@ def load_head(run: Path) -> TrainedHead:
         with safe_open(file, framework="pt") as stored:
             fields: dict[str, Any] = json.loads((stored.metadata() or {})["head_card"])
             weights = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
-        slides = {key: tuple(fields[key]) for key in ("train_slides", "validation_slides")}
-        tiles = TileSettings(**fields["tiles"]) if fields["tiles"] else None
-        card = HeadCard(**(fields | slides | {"tiles": tiles}))
+        card = HeadCard.from_dict(fields)
         head = build_head(card.head, card.width, card.head_args)
         head.load_state_dict(weights)
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:

@@ -210,8 +210,9 @@ class SlideMIL(L.LightningModule):
         """The card of the head as it is now."""
         if self.provenance is None:
             raise UsageError("the head has not been trained yet; run lightning fit first")
-        told = {key: getattr(self.provenance, key) for key in self.provenance.__dataclass_fields__}
-        return HeadCard(head=self.head_name, head_args=self.head_args, threshold=self.threshold, **told)
+        return HeadCard(
+            head=self.head_name, head_args=self.head_args, threshold=self.threshold, **vars(self.provenance)
+        )
 
     @property
     def _run(self) -> Path:

@@ -1,11 +1,13 @@
 """What a head was trained on, and whether bags fit it: kept in every checkpoint, asked before one is used."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from papsmear.errors import UsageError
-from papsmear.mil.data import BagData
 from papsmear.tiling.tile import TileSettings
+
+if TYPE_CHECKING:  # a diagnosis reads a head's provenance, and should not wait for lightning
+    from papsmear.mil.data import BagData
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Provenance:
     validation_slides: tuple[str, ...]
 
     @classmethod
-    def of(cls, bags: BagData) -> "Provenance":
+    def of(cls, bags: "BagData") -> "Provenance":
         """That of a training on these bags."""
         card = bags.bag_card
         return cls(
@@ -35,7 +37,7 @@ class Provenance:
         )
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> "Provenance":
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
         """The inverse of `to_dict`."""
         slides = {key: tuple(fields[key]) for key in ("train_slides", "validation_slides")}
         tiles = TileSettings(**fields["tiles"]) if fields["tiles"] else None
@@ -45,7 +47,7 @@ class Provenance:
         """As plain values, for checkpoints and headers."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
-    def check_encoder(self, bags: BagData) -> None:
+    def check_encoder(self, bags: "BagData") -> None:
         """A UsageError where the bags are not of the encoder that the head was trained with."""
         now = Provenance.of(bags)
         trained_with = self.encoder or "the encoder of the training"
@@ -61,7 +63,7 @@ class Provenance:
                 f"trained on those of {trained_with} ({self.encoder_sha256}); embed with that one"
             )
 
-    def check_same_slides(self, bags: BagData) -> None:
+    def check_same_slides(self, bags: "BagData") -> None:
         """A UsageError where a training would go on with other slides than it was started with."""
         if (self.train_slides, self.validation_slides) != (bags.ids("train"), bags.ids("validation")):
             raise UsageError(
@@ -69,7 +71,7 @@ class Provenance:
                 "--trainer.default_root_dir, or delete its folder"
             )
 
-    def check_unseen(self, bags: BagData, part: str) -> None:
+    def check_unseen(self, bags: "BagData", part: str) -> None:
         """A UsageError where the head was trained on slides of `part`; if allowed, the bags are marked as leaking."""
         seen = self.train_slides + (self.validation_slides if part == "test" else ())
         both = sorted(set(seen) & set(bags.ids(part)))

@@ -189,7 +189,16 @@ def test_diagnose(small_disk: Path, tmp_path: Path, small_slide: Any, capfd: pyt
     encoder = load_encoder(ENCODER, "cpu")
     args = {"embedding": 16, "hidden": 8}
     card = HeadCard(
-        "gated_attention", args, encoder.width, 0.5, 0, ENCODER, encoder.card.sha256, TileSettings(), ("a",), ("b",)
+        head="gated_attention",
+        head_args=args,
+        width=encoder.width,
+        threshold=0.5,
+        fold=0,
+        encoder=ENCODER,
+        encoder_sha256=encoder.card.sha256,
+        tiles=TileSettings(),
+        train_slides=("a",),
+        validation_slides=("b",),
     )
     save_head(tmp_path / "run" / NAME, build_head(card.head, card.width, args), card)
     for name in ("a", "b"):
