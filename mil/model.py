@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -21,6 +21,7 @@ from papsmear.errors import InputError, UsageError
 from papsmear.files import whole
 from papsmear.mil.heads import build_head
 from papsmear.mil.provenance import Provenance
+from papsmear.ssl.network import read_safetensors
 
 NAME = "head.safetensors"
 
@@ -69,10 +70,8 @@ def load_head(run: Path) -> TrainedHead:
     if not file.is_file():
         raise UsageError(f"{file}: there is no trained head; train one with lightning fit -c configs/mil.yaml")
     try:
-        with safe_open(file, framework="pt") as stored:
-            fields: dict[str, Any] = json.loads((stored.metadata() or {})["head_card"])
-            weights = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
-        card = HeadCard.from_dict(fields)
+        header, weights = read_safetensors(file)
+        card = HeadCard.from_dict(json.loads(header["head_card"]))
         head = build_head(card.head, card.width, card.head_args)
         head.load_state_dict(weights)
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:

@@ -65,7 +65,7 @@ class SlideMIL(L.LightningModule):
     @property
     def bags(self) -> BagData:
         """The data module that the run was started with."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, BagData):
             raise UsageError(f"data: SlideMIL trains on papsmear.mil.data.BagData, not on {type(data).__name__}")
         return data

@@ -110,7 +110,7 @@ class DINO(LightningModule):
     @property
     def data(self) -> TileData:
         """The tiles that are trained on."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, TileData):
             raise UsageError(
                 f"DINO trains on papsmear.ssl.data.TileData, not on {type(data).__name__}; set data.class_path"

@@ -18,7 +18,7 @@ import numpy as np
 import timm
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -31,6 +31,7 @@ from papsmear.ssl.network import (
     feature_width,
     fit_weights,
     input_config,
+    read_safetensors,
     sha256_of_weights,
 )
 
@@ -163,7 +164,7 @@ def _as_published(name: str, network: Any) -> Encoder:
 
 
 def _from_file(path: Path) -> Encoder:
-    header, weights = _read_safetensors(path)
+    header, weights = _read(path)
     try:
         told = with_tuples(_told(header))
     except ValueError as error:
@@ -191,12 +192,11 @@ def _told(header: dict[str, str]) -> dict[str, Any]:
     return plain | ({"architecture": header["architecture"]} if "architecture" in header else {})
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     if not path.is_file():
         raise UsageError(f"{path}: no such file; give {KINDS}")
     try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        return read_safetensors(path)
     except SafetensorError as error:
         raise InputError(f"{path}: not a whole safetensors file ({error}); copy or export it again") from error
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import timm.data
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from papsmear.errors import UsageError
@@ -47,7 +49,7 @@ def feature_width(network: Any) -> int:
 
 def input_config(network: Any) -> dict[str, Any]:
     """timm's own `input_size` (3, H, W), `mean` and `std` for the network."""
-    return dict(timm.data.resolve_model_data_config(network))  # type: ignore[no-untyped-call, attr-defined]
+    return dict(resolve_model_data_config(network))
 
 
 def fit_weights(network: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
@@ -63,6 +65,13 @@ def fit_weights(network: nn.Module, weights: dict[str, Tensor], path: Path) -> N
     if problems:
         raise UsageError(f"{path}: its weights do not fit the architecture in its header: {'; '.join(problems)}")
     network.load_state_dict(weights)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Header entries and tensors of a safetensors file; SafetensorError where it is not whole."""
+    with safe_open(path, framework="pt") as file:
+        header: dict[str, str] = file.metadata() or {}
+    return header, load_file(path)
 
 
 def sha256_of_weights(network: nn.Module) -> str:

@@ -85,7 +85,7 @@ def plain_training(model: DINO, batches: list[list[Tensor]], optimizer: str) -> 
 
             loss = (cross_entropy(t1, s2) + cross_entropy(t2, s1)) / 2
             student.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             centre = 0.9 * centre + 0.1 * torch.cat([t1, t2]).mean(0)
             with torch.no_grad():
                 for name, p in student.named_parameters():
@@ -120,7 +120,7 @@ def test_training_is_the_papers(cohort: Path, tmp_path: Path, optimizer: Literal
     batches = []
     for epoch in range(2):
         loader = data.loader()
-        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        loader.sampler.set_epoch(epoch)
         batches.append(list(loader))
     start = make_model(**options)
     untrained = {name: value.clone() for name, value in start.student.state_dict().items()}
@@ -213,7 +213,7 @@ def test_a_resumed_run_ends_with_the_same_weights(cohort: Path, tmp_path: Path) 
     )
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
-    optimizers = [module.optimizers().state_dict()["state"] for module in (whole, resumed)]  # type: ignore[union-attr]
+    optimizers = [module.optimizers().state_dict()["state"] for module in (whole, resumed)]
     assert torch.equal(optimizers[0][0]["exp_avg"], optimizers[1][0]["exp_avg"])
 
 

@@ -40,7 +40,7 @@ def slide(picture: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) 
 
 
 def _rgb(image: object) -> NDArray[np.float64]:
-    return np.asarray(image.convert("RGB"), np.float64)  # type: ignore[attr-defined]
+    return np.asarray(image.convert("RGB"), np.float64)
 
 
 def test_openslide_reads_it_as_aperio(slide: Path) -> None:

@@ -10,7 +10,7 @@ from papsmear import progress
 
 @pytest.mark.parametrize("items", [[1, 2, 3], (i for i in (1, 2, 3)), {1: "a", 2: "b", 3: "c"}])
 def test_all_items_come_in_order_and_nothing_is_printed(items: object, capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(progress.track(items, "tiling")) == [1, 2, 3]  # type: ignore[type-var]
+    assert list(progress.track(items, "tiling")) == [1, 2, 3]
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", "")
 

@@ -85,7 +85,7 @@ class Cluster:
         while True:
             shown = {job: self.run("scontrol", "--oneliner", "show", "job", job) for job in jobs}
             found = {
-                job: " ".join(re.search(rf" {key}=(\S+)", text)[1] for key in ("JobState", "ExitCode"))  # type: ignore[index]
+                job: " ".join(re.search(rf" {key}=(\S+)", text)[1] for key in ("JobState", "ExitCode"))
                 for job, text in shown.items()
             }
             if not any(state.split()[0] in UNFINISHED for state in found.values()):

@@ -56,21 +56,21 @@ def tile_data(cohort: Path, **changes: object) -> TileData:
         "workers": 0,
         "crop_px": SIDE,
     }
-    data = TileData(**{**values, **changes})  # type: ignore[arg-type]
+    data = TileData(**{**values, **changes})
     data.setup("fit")
     return data
 
 
 def epoch_of(data: TileData, rank: int = 0, world: int = 1, epoch: int = 0) -> list[list[int]]:
     loader = data.loader(rank, world)
-    loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+    loader.sampler.set_epoch(epoch)
     return [numbers_in(batch) for batch in loader]
 
 
 @pytest.mark.parametrize(("workers", "world"), [(0, 1), (1, 1), (3, 1), (0, 2), (2, 3), (0, 4)])
 def test_each_tile_once_over_ranks_and_workers(cohort: Path, workers: int, world: int) -> None:
     data = tile_data(cohort, workers=workers)
-    data.views = unchanged  # type: ignore[assignment]
+    data.views = unchanged
     of_ranks = [epoch_of(data, rank, world) for rank in range(world)]
     seen = [number for batches in of_ranks for batch in batches for number in batch]
     assert len(seen) == len(set(seen)) == 150 // 12 * 12
@@ -83,7 +83,7 @@ def test_each_tile_once_over_ranks_and_workers(cohort: Path, workers: int, world
 
 def tile_data_unchanged(cohort: Path) -> TileData:
     data = tile_data(cohort)
-    data.views = unchanged  # type: ignore[assignment]
+    data.views = unchanged
     return data
 
 
@@ -93,7 +93,7 @@ def test_order_follows_from_seed_and_epoch(cohort: Path) -> None:
     assert first == epoch_of(tile_data_unchanged(cohort), epoch=0)
     assert first != second
     other = tile_data(cohort, seed=1)
-    other.views = unchanged  # type: ignore[assignment]
+    other.views = unchanged
     assert epoch_of(other) != first
 
 
@@ -119,7 +119,7 @@ def test_a_batch_mixes_many_slides() -> None:
 @pytest.mark.parametrize(("fold", "wanted"), [(None, "s0 s1 s2 s3 s4"), (0, "s1 s3 s4"), (1, "s0 s2 s4")])
 def test_slides_of_the_held_out_fold_are_never_read(cohort: Path, fold: int | None, wanted: str) -> None:
     data = tile_data(cohort, fold=fold)
-    data.views = unchanged  # type: ignore[assignment]
+    data.views = unchanged
     assert " ".join(data.train_slides) == wanted
     starts = {"s0": 0, "s1": 10, "s2": 30, "s3": 60, "s4": 100, "end": 150}
     allowed = {
@@ -167,7 +167,7 @@ def one_slide(tmp_path: Path, write_shards: Callable[..., Path]) -> Path:
 
 def test_several_shards_of_a_slide(one_slide: Path) -> None:
     data = tile_data(one_slide, batch_size=103)
-    data.views = unchanged  # type: ignore[assignment]
+    data.views = unchanged
     seen = sorted(number for batch in epoch_of(data) for number in batch)
     assert seen == sorted(number % 900 for number in range(1030))
 

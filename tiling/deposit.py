@@ -125,7 +125,8 @@ def _covered(stained: NDArray[np.bool_], gap_px: float) -> NDArray[np.bool_]:
     far = ndimage.distance_transform_edt(np.pad(~stained, pad, constant_values=True)) > gap_px
     closed = ndimage.distance_transform_edt(~far) > gap_px if far.any() else ~far
     closed = closed[pad:-pad, pad:-pad] | stained
-    return morphology.remove_small_objects(closed, max_size=int(gap_px**2))  # type: ignore[no-any-return]
+    large: NDArray[np.bool_] = morphology.remove_small_objects(closed, max_size=int(gap_px**2))
+    return large
 
 
 def fit_disc(covered: NDArray[np.bool_]) -> tuple[float, float, float] | None:

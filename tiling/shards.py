@@ -61,7 +61,7 @@ class ShardWriter:
         if self.n_tiles % TILES_A_SHARD == 0:
             self._finish()
             self._file = (self.folder / shard_name(self.slide_id, self.n_shards)).open("wb")
-            self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
+            self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115 (_finish closes it)
             self.n_shards += 1
         key = tile.key(self.slide_id)
         self._add(f"{key}.jpg", tile.jpeg)

@@ -139,5 +139,6 @@ def _other_lightning() -> Callable[[], Any] | None:
     """Another distribution's `lightning` script, if one is installed beside ours."""
     for entry in entry_points(group="console_scripts", name="lightning"):
         if not entry.value.startswith("papsmear"):
-            return entry.load()  # type: ignore[no-any-return]
+            script: Callable[[], Any] = entry.load()
+            return script
     return None

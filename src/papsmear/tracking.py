@@ -7,7 +7,7 @@ cluster node must do neither, so the mode is decided here, from the environment 
 import netrc
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from papsmear.errors import UsageError
@@ -16,18 +16,22 @@ from papsmear.progress import say
 if TYPE_CHECKING:
     import wandb
 
-MODES = ("online", "offline", "shared", "disabled")
+Mode = Literal["online", "offline", "shared", "disabled"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 
-def wandb_mode() -> str:
+def wandb_mode() -> Mode:
     """What WANDB_MODE says; where it is not set, `online` with a login and `offline` without one.
 
     Needs no network and does not import wandb. Raises UsageError for a WANDB_MODE that wandb does not know.
     """
-    mode = os.environ.get("WANDB_MODE", "").strip().lower()
-    if mode and mode not in MODES:
-        raise UsageError(f"WANDB_MODE={mode!r} is none of {', '.join(MODES)}; unset it, or set one of these")
-    return mode or ("online" if has_login() else "offline")
+    wanted = os.environ.get("WANDB_MODE", "").strip().lower()
+    if not wanted:
+        return "online" if has_login() else "offline"
+    for mode in MODES:
+        if mode == wanted:
+            return mode
+    raise UsageError(f"WANDB_MODE={wanted!r} is none of {', '.join(MODES)}; unset it, or set one of these")
 
 
 def has_login() -> bool:
@@ -54,14 +58,14 @@ def start_run(folder: Path, job: str, name: str, config: dict[str, Any], goes_on
     """
     import wandb
 
-    def init(mode: str) -> wandb.Run:
+    def init(mode: Mode) -> wandb.Run:
         return wandb.init(
             project=os.environ.get("WANDB_PROJECT") or "papsmear",
             job_type=job,
             name=name,
             config=config,
             dir=folder,
-            mode=mode,  # type: ignore[arg-type]  # checked by wandb_mode()
+            mode=mode,
             resume="auto" if goes_on and mode == "online" else None,
             settings=wandb.Settings(console="off", silent=True, init_timeout=30),
         )
