@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from papsmear.errors import InputError, UsageError
 from papsmear.files import whole, write_text
 from papsmear.ssl.card import EncoderCard
-from papsmear.tiling.tile import TileSettings
+from papsmear.tiling.cut import TileSettings
 
 
 @dataclass(frozen=True)

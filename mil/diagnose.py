@@ -19,9 +19,9 @@ from papsmear.mil.embed import embed_tiles
 from papsmear.mil.model import NAME, TrainedHead, load_head
 from papsmear.progress import say, track
 from papsmear.ssl.encoder import Encoder, load_encoder
+from papsmear.tiling.cut import TileSettings, iter_tiles, plan
 from papsmear.tiling.deposit import Area
 from papsmear.tiling.reader import SlideReader, open_slide
-from papsmear.tiling.tile import TileSettings, iter_tiles, plan
 
 
 def diagnose(

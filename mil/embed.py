@@ -27,8 +27,8 @@ from papsmear.mil.bags import (
 )
 from papsmear.progress import say, track
 from papsmear.ssl.encoder import Encoder, embed_images, load_encoder
+from papsmear.tiling.cut import TileSettings
 from papsmear.tiling.shards import read_slide_json, read_tiles, slide_folders
-from papsmear.tiling.tile import TileSettings
 
 XY = tuple[int, int]
 AHEAD = 4  # batches being decoded while the network works on one

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from papsmear.errors import UsageError
-from papsmear.tiling.tile import TileSettings
+from papsmear.tiling.cut import TileSettings
 
 if TYPE_CHECKING:  # a diagnosis reads a head's provenance, and should not wait for lightning
     from papsmear.mil.data import BagData

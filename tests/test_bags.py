@@ -17,7 +17,7 @@ from papsmear.mil.bags import (
     write_encoder_card,
 )
 from papsmear.ssl.card import EncoderCard
-from papsmear.tiling.tile import TileSettings
+from papsmear.tiling.cut import TileSettings
 
 CARD = BagCard("random:test_vit", "ab" * 32, TileSettings(area="all", quality=75), 640.5)
 FEATURES = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float16)

@@ -32,10 +32,11 @@ from papsmear.mil.model import NAME, HeadCard, load_head, save_head
 from papsmear.mil.qupath import TopTile, feature_collection
 from papsmear.page import RESEARCH_USE_ONLY
 from papsmear.ssl.encoder import export_encoder, load_encoder
+from papsmear.tiling.cut import TileSettings
 from papsmear.tiling.phantom.identity import Identity
 from papsmear.tiling.phantom.svs import write_svs
 from papsmear.tiling.reader import open_slide
-from papsmear.tiling.tile import TileSettings, tile_slide
+from papsmear.tiling.tile import tile_slide
 
 SIDE = 2560  # level-0 pixels: 4 x 4 tiles of 640, of which the 12 inside the round deposit are read
 IDENTITY = Identity(patient="MUSTERMANN, Erika", user="scanuser7", date="03/14/25", barcode="BC-998877")

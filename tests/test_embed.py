@@ -18,8 +18,8 @@ from papsmear.mil.bags import read_bag, read_card, read_encoder_card
 from papsmear.mil.embed import embed_tiles
 from papsmear.ssl.card import EncoderCard
 from papsmear.ssl.encoder import Encoder, load_encoder
+from papsmear.tiling.cut import TileSettings
 from papsmear.tiling.shards import ShardWriter, Tile
-from papsmear.tiling.tile import TileSettings
 
 ENCODER = "random:test_vit"
 SETTINGS = {"area": "all", "quality": 75}

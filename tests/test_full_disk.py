@@ -22,8 +22,8 @@ from papsmear.mil.bags import BagCard, read_bag, write_bag
 from papsmear.mil.heads import build_head
 from papsmear.mil.model import NAME, HeadCard, save_head
 from papsmear.ssl.encoder import load_encoder
+from papsmear.tiling.cut import TileSettings
 from papsmear.tiling.shards import slide_folders
-from papsmear.tiling.tile import TileSettings
 
 ENCODER = "random:test_vit"
 ROOMS = (0, 12_000, 50_000, 200_000, 800_000)  # bytes

@@ -18,7 +18,7 @@ from papsmear.mil.heads import build_head
 from papsmear.mil.metrics import figures
 from papsmear.mil.model import load_head
 from papsmear.ssl.card import EncoderCard
-from papsmear.tiling.tile import TileSettings
+from papsmear.tiling.cut import TileSettings
 
 N_SLIDES, N_TILES, WIDTH = 24, 60, 16
 CARD = BagCard("random:test_vit", "ab" * 32, TileSettings(area="all", quality=75), 640.0)

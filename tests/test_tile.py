@@ -22,10 +22,10 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from papsmear.cli import main
+from papsmear.tiling.cut import TileSettings, focus_score, iter_tiles, plan
 from papsmear.tiling.pool import each
 from papsmear.tiling.reader import open_slide
 from papsmear.tiling.shards import read_slide_json, read_tiles
-from papsmear.tiling.tile import TileSettings, focus_score, iter_tiles, plan
 
 
 def slide_list(folder: Path, *rows: str, header: str = "slide_id,path") -> Path:
