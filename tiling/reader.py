@@ -5,10 +5,9 @@ Taking the nearest level as it comes would make tiles whose scale depends on the
 is OpenSlide, which opens every format.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import cv2
 import numpy as np
@@ -16,6 +15,7 @@ import openslide
 from numpy.typing import NDArray
 
 from papsmear.errors import InputError
+from papsmear.tiling.source import OpenSlideSource, Source
 
 FINEST_MPP, COARSEST_MPP = 0.1, 2.0  # µm/px that a microscope slide scanner gives
 ROUNDING = 0.02  # of a µm/px: 0.505 µm/px passes for 0.5
@@ -40,7 +40,7 @@ def open_slide(path: Path, mpp: float | None = None) -> "SlideReader":
     except openslide.OpenSlideError as error:
         raise InputError(f"{path}: cannot read the slide, copy or scan it again: {error}") from error
     try:
-        return SlideReader(path, slide, mpp)
+        return SlideReader(path, OpenSlideSource(slide), mpp)
     except BaseException:
         slide.close()
         raise
@@ -59,11 +59,10 @@ def _file_in(path: Path) -> Path:
 class SlideReader:
     """One open slide; a context manager. Positions are level-0 pixels (x, y), pictures (H, W, 3) uint8 RGB."""
 
-    def __init__(self, path: Path, slide: Any, mpp: float | None = None) -> None:
+    def __init__(self, path: Path, source: Source, mpp: float | None = None) -> None:
         self.path = path
-        self._slide = slide
-        properties = slide.properties
-        own_mpp = _mpp_from_properties(path, properties)
+        self._source = source
+        own_mpp = _square_mpp(path, source.mpp_xy)
         if own_mpp is None and mpp is None:
             raise InputError(
                 f"{path}: the file does not tell its µm/px; give it in the column mpp of slides.csv, or for all such"
@@ -71,12 +70,10 @@ class SlideReader:
             )
         self.mpp_from = "file" if own_mpp is not None else "given"
         self.mpp: float = _checked_mpp(path, own_mpp if own_mpp is not None else mpp)
-        self.size_level0: tuple[int, int] = slide.dimensions
-        self.level_sizes: tuple[tuple[int, int], ...] = slide.level_dimensions
-        self.level_downsamples: tuple[float, ...] = slide.level_downsamples
-        self.format = str(properties.get("openslide.vendor", ""))
-        background = str(properties.get("openslide.background-color", "FFFFFF"))
-        self._background = np.frombuffer(bytes.fromhex(background), np.uint8)
+        self.level_sizes = source.level_sizes
+        self.size_level0 = self.level_sizes[0]
+        self.level_downsamples = source.level_downsamples
+        self.format, self.engine = source.format, source.engine
 
     def __enter__(self) -> Self:
         return self
@@ -84,7 +81,7 @@ class SlideReader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._slide.close()
+        self._source.close()
 
     def level_for(self, mpp: float) -> int:
         """The coarsest level that is no coarser than `mpp`. InputError where level 0 itself is coarser.
@@ -128,18 +125,10 @@ class SlideReader:
         offset = [max(0.0, v / down - c / down) for v, c in zip(xy_level0, corner, strict=True)]
         size = [int(np.ceil(o + n * ratio - 1e-6)) for o, n in zip(offset, size_px, strict=True)]
         try:
-            rgba = np.asarray(self._slide.read_region(tuple(corner), level, tuple(size)))
-        except openslide.OpenSlideError as error:
-            where = f"level {level} at x {corner[0]}, y {corner[1]}"
-            raise InputError(f"{self.path}: damaged or cut short ({where}): {error}; copy it again") from error
-        return area_mean(self._on_background(rgba), offset, ratio, size_px)
-
-    def _on_background(self, rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        rgb, alpha = rgba[..., :3], rgba[..., 3:]
-        if alpha.min() == 255:
-            return np.ascontiguousarray(rgb)
-        weight = alpha.astype(np.float32) / 255
-        return np.rint(rgb * weight + self._background * (1 - weight)).astype(np.uint8)
+            rgb = self._source.region((corner[0], corner[1]), level, (size[0], size[1]))
+        except InputError as error:
+            raise InputError(f"{self.path}: damaged or cut short ({error}); copy it again") from error
+        return area_mean(rgb, offset, ratio, size_px)
 
 
 def area_mean(
@@ -172,11 +161,10 @@ def _mean_along_0(values: NDArray[np.float32], start: float, ratio: float, n: in
     return np.asarray(np.diff(at_edges, axis=0) / widths, np.float32)
 
 
-def _mpp_from_properties(path: Path, properties: Mapping[str, str]) -> float | None:
-    try:
-        x, y = (float(properties[f"openslide.mpp-{axis}"]) for axis in "xy")
-    except (KeyError, ValueError):
+def _square_mpp(path: Path, mpp_xy: tuple[float, float] | None) -> float | None:
+    if mpp_xy is None:
         return None
+    x, y = mpp_xy
     if abs(x - y) > 0.01 * max(x, y):
         raise InputError(f"{path}: pixels are not square ({x:g} by {y:g} µm); scan or export it with square pixels")
     return (x + y) / 2
