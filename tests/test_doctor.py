@@ -22,7 +22,7 @@ def test_each_part_has_a_line_and_what_tests_need_is_there(capsys: pytest.Captur
     status = main(["doctor"])
     lines = _lines(capsys)
     assert list(lines) == list(doctor.CHECKS)
-    for part in ("Python", "torch", "OpenSlide", "codecs"):
+    for part in ("Python", "torch", "OpenSlide", "codecs", "turbojpeg"):
         assert lines[part][0] == "ok", lines[part]
     assert lines["W&B"][0] == "optional"
     assert "offline" in lines["W&B"][1]
@@ -97,6 +97,13 @@ def test_codecs_that_change_pixels_are_a_finding(monkeypatch: pytest.MonkeyPatch
     finding = doctor.codecs()
     assert finding.state == "missing"
     assert "simplejpeg" in finding.found
+
+
+def test_without_libjpeg_turbo_slides_are_read_through_openslide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("papsmear.turbo.library", lambda: None)
+    finding = doctor.turbojpeg()
+    assert finding.state == "optional"
+    assert "libturbojpeg0" in finding.remedy
 
 
 def test_a_card_that_torch_cannot_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

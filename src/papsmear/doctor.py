@@ -132,6 +132,23 @@ def codecs() -> Finding:
     return Finding(f"libjpeg-turbo by simplejpeg {simplejpeg.__version__}, OpenCV {cv2.__version__}")
 
 
+def turbojpeg() -> Finding:
+    """libjpeg-turbo by its own interface, for reading slides by their JPEG tiles."""
+    from papsmear.turbo import REMEDY, Decoder, library
+
+    if library() is None:
+        return Finding("none", f"slides are read through OpenSlide, ten times slower; {REMEDY}", essential=False)
+    import simplejpeg
+
+    grey: Any = np.full((64, 64, 3), 100, np.uint8)
+    jpeg, channels = simplejpeg.encode_jpeg(grey, 95, colorsubsampling="444"), np.zeros((3, 32, 32), np.uint8)
+    begins = tuple(channel.ctypes.data for channel in channels)
+    Decoder().decode(jpeg, (32, 32), (begins[0], begins[1], begins[2]), (32, 32))
+    if np.abs(channels.mean(axis=(1, 2)) - (100, 128, 128)).max() > 2:
+        return Finding("decodes a JPEG to wrong pixels", REMEDY, essential=False)
+    return Finding("libjpeg-turbo decodes them at half size")
+
+
 def wandb() -> Finding:
     """Whether runs go to Weights & Biases at once."""
     import wandb as installed
@@ -178,6 +195,7 @@ CHECKS: dict[str, Callable[[], Finding]] = {
     "GPU": gpu,
     "OpenSlide": openslide,
     "codecs": codecs,
+    "turbojpeg": turbojpeg,
     "W&B": wandb,
     "SLURM": slurm,
     "disk": disk,
