@@ -97,17 +97,12 @@ def _shape(file: Path, h5: h5py.File) -> tuple[int, int]:
 def read_card(file: Path) -> BagCard | None:
     """The card of a bag, None for bags of others."""
     with _open(file) as h5:
-        attributes = dict(h5.attrs)
+        attributes = {name: v.item() if isinstance(v, np.generic) else v for name, v in h5.attrs.items()}
     try:
         return BagCard(
             encoder=str(attributes["encoder"]),
             encoder_sha256=str(attributes["encoder_sha256"]),
-            tiles=TileSettings(
-                area=attributes["area"],
-                size_px=int(attributes["size_px"]),
-                mpp=float(attributes["mpp"]),
-                quality=int(attributes["quality"]),
-            ),
+            tiles=TileSettings.from_json(attributes),
             size_level0=float(attributes["size_level0"]),
         )
     except KeyError:

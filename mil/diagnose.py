@@ -21,7 +21,7 @@ from papsmear.progress import say, track
 from papsmear.ssl.encoder import Encoder, load_encoder
 from papsmear.tiling.cut import TileSettings, iter_tiles, plan
 from papsmear.tiling.deposit import Area
-from papsmear.tiling.reader import SlideReader, open_slide
+from papsmear.tiling.planes import Planes, open_planes
 
 
 def diagnose(
@@ -55,9 +55,9 @@ def diagnose(
     failures = []
     for slide_id, path in track(path_of.items(), "diagnose", total=len(path_of)):
         try:
-            with open_slide(path, mpp) as reader:
-                diagnosis = diagnoser.diagnose(slide_id, reader)
-                write_diagnosis(out, diagnosis, reader)
+            with open_planes(path, None, mpp, diagnoser.tiles.reader) as planes:
+                diagnosis = diagnoser.diagnose(slide_id, planes)
+                write_diagnosis(out, diagnosis, planes.middle)
         except PapsmearError as error:
             failures.append(f"{slide_id}: {error}")
             continue
@@ -76,10 +76,11 @@ class Diagnoser:
     tiles: TileSettings
     names: dict[str, dict[str, str]]
 
-    def diagnose(self, slide_id: str, reader: SlideReader) -> Diagnosis:
+    def diagnose(self, slide_id: str, planes: Planes) -> Diagnosis:
         """The diagnosis of an open slide; InputError where no tile can be made of it, or no score is finite."""
+        reader = planes.middle
         planned = plan(reader, self.tiles)
-        pairs = ((tile.xy_level0, tile.jpeg) for tile in iter_tiles(reader, self.tiles, planned))
+        pairs = ((tile.xy_level0, tile.jpeg) for tile in iter_tiles(planes, self.tiles, planned))
         features, xy_level0 = embed_tiles(self.encoder, pairs)  # (N, D), (N, 2)
         probability, scores = self.head.judge(features)
         if not (np.isfinite(probability) and np.isfinite(scores).all()):

@@ -159,12 +159,7 @@ def _embed_slide(folder: Path, encoder: Encoder, file: Path, batch_size: int) ->
     card = BagCard(
         encoder=encoder.card.name,
         encoder_sha256=encoder.card.sha256,
-        tiles=TileSettings(
-            area=settings.get("area", TileSettings.area),
-            size_px=int(first["size_px"]),
-            mpp=float(first["mpp"]),
-            quality=settings.get("quality", TileSettings.quality),
-        ),
+        tiles=TileSettings.from_json({**settings, "size_px": int(first["size_px"]), "mpp": float(first["mpp"])}),
         size_level0=float(first["size_level0"]),
     )
     write_bag(file, features, xy_level0, card, slide_json_sha256=source)

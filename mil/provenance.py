@@ -40,7 +40,7 @@ class Provenance:
     def from_dict(cls, fields: dict[str, Any]) -> Self:
         """The inverse of `to_dict`."""
         slides = {key: tuple(fields[key]) for key in ("train_slides", "validation_slides")}
-        tiles = TileSettings(**fields["tiles"]) if fields["tiles"] else None
+        tiles = TileSettings.from_json(fields["tiles"]) if fields["tiles"] else None
         return cls(**(fields | slides | {"tiles": tiles}))
 
     def to_dict(self) -> dict[str, Any]:

@@ -149,7 +149,7 @@ def write_shards() -> Callable[..., Path]:
             for index, picture in enumerate(pictures):
                 side = picture.shape[0]
                 jpeg = simplejpeg.encode_jpeg(picture, quality=95, colorsubsampling="444")
-                writer.write(Tile((index * side, 0), float(side), side, mpp, 0.0, 1.0, jpeg))
+                writer.write(Tile((index * side, 0), float(side), side, mpp, 0.0, 1.0, 1.0, jpeg))
         counts = {"tiles": writer.n_tiles, "shards": writer.n_shards}
         content = {"slide_id": slide_id, "settings": {"mpp": mpp}, "counts": counts}
         (folder / "slide.json").write_text(json.dumps(content))

@@ -43,7 +43,7 @@ def _write_shards(folder: Path, slide_id: str) -> None:
     folder.mkdir(parents=True)
     with ShardWriter(folder, slide_id) as writer:
         for n, corner in enumerate(CORNERS):
-            writer.write(Tile(corner, 64.0, 32, 0.5, 0.0, 1.0, _jpeg(32, 10 * n)))
+            writer.write(Tile(corner, 64.0, 32, 0.5, 0.0, 1.0, 1.0, _jpeg(32, 10 * n)))
     counts = {"grid": 16, "tiles": len(CORNERS), "shards": 1}
     content = {"slide_id": slide_id, "settings": {"size_px": 32, "mpp": 0.5}, "counts": counts}
     (folder / "slide.json").write_text(json.dumps(content))

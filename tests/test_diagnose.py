@@ -35,8 +35,8 @@ from papsmear.ssl.encoder import export_encoder, load_encoder
 from papsmear.tiling.cut import TileSettings
 from papsmear.tiling.phantom.identity import Identity
 from papsmear.tiling.phantom.svs import write_svs
-from papsmear.tiling.reader import open_slide
-from papsmear.tiling.tile import tile_slide
+from papsmear.tiling.planes import open_planes
+from papsmear.tiling.slide import tile_slide
 
 SIDE = 2560  # level-0 pixels: 4 x 4 tiles of 640, of which the 12 inside the round deposit are read
 IDENTITY = Identity(patient="MUSTERMANN, Erika", user="scanuser7", date="03/14/25", barcode="BC-998877")
@@ -111,14 +111,20 @@ def _with_card(case: Case, run: Path, **changes: object) -> Path:
     return run
 
 
+def shards_in(folder: Path) -> Path:
+    """A folder for shards in `folder`."""
+    (folder / "shards").mkdir()
+    return folder / "shards"
+
+
 def test_scores_are_those_of_the_route_over_shards_and_bags(case: Case, tmp_path: Path) -> None:
-    slide = Slide("Case_7", case.slide, None, "p", None, "", None, {})
-    assert isinstance(tile_slide(slide, tmp_path / "shards", TileSettings()), int)
+    slide = Slide("Case_7", case.slide, None, "p", None, "", None, None, {})
+    assert tile_slide(slide, shards_in(tmp_path), TileSettings()).status == "tiled"
     assert embed(tmp_path / "shards", str(case.encoder), tmp_path / "features") == 0
     bag = read_bag(tmp_path / "features" / "Case_7.h5")
     probability, scores = load_head(case.run).judge(bag.features)
-    with open_slide(case.slide) as reader:
-        found = load_diagnoser(case.run).diagnose("Case_7", reader)
+    with open_planes(case.slide) as planes:
+        found = load_diagnoser(case.run).diagnose("Case_7", planes)
     assert len(found.scores) == 12
     assert np.array_equal(found.xy_level0, bag.xy_level0)
     np.testing.assert_allclose(found.scores, scores, rtol=1e-6)
@@ -132,15 +138,15 @@ def test_scores_are_those_of_the_route_over_shards_and_bags(case: Case, tmp_path
 
 def test_a_slide_is_tiled_as_those_of_the_training_were(case: Case, tmp_path: Path) -> None:
     settings = TileSettings("all", size_px=256, mpp=0.6, quality=75)
-    slide = Slide("Case_7", case.slide, None, "p", None, "", None, {})
-    assert isinstance(tile_slide(slide, tmp_path / "shards", settings), int)
+    slide = Slide("Case_7", case.slide, None, "p", None, "", None, None, {})
+    assert tile_slide(slide, shards_in(tmp_path), settings).status == "tiled"
     assert embed(tmp_path / "shards", str(case.encoder), tmp_path / "features") == 0
     card = read_card(tmp_path / "features" / "Case_7.h5")
     assert card is not None
     run = _with_card(case, tmp_path / "run", tiles=card.tiles)
     bag = read_bag(tmp_path / "features" / "Case_7.h5")
-    with open_slide(case.slide) as reader:
-        found = load_diagnoser(run).diagnose("Case_7", reader)
+    with open_planes(case.slide) as planes:
+        found = load_diagnoser(run).diagnose("Case_7", planes)
     assert np.array_equal(found.xy_level0, bag.xy_level0)
     assert len(found.scores) > 12  # the corners of the slide too
     np.testing.assert_allclose(found.scores, load_head(run).judge(bag.features)[1], rtol=1e-6)
@@ -283,8 +289,8 @@ def test_a_slide_that_fails_does_not_stop_the_others(case: Case, tmp_path: Path,
 
 
 def test_decision_follows_the_operating_point(case: Case) -> None:
-    with open_slide(case.slide) as reader:
-        found = load_diagnoser(case.run).diagnose("Case_7", reader)
+    with open_planes(case.slide) as planes:
+        found = load_diagnoser(case.run).diagnose("Case_7", planes)
     at = dataclasses.replace(found, operating_point=found.probability)
     above = dataclasses.replace(found, operating_point=np.nextafter(found.probability, 1))
     assert (at.decision, above.decision) == ("suspicious – review", "below operating point")

@@ -5,6 +5,8 @@ import io
 import json
 import tarfile
 import warnings
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,8 @@ JPEG = bytes(range(256)) * 3
 
 def make_tiles(n: int) -> list[Tile]:
     return [
-        Tile((640 * (i % 50), 640 * (i // 50)), 640.5, 320, 0.5, 0.0, i / 8, JPEG + bytes([i % 251])) for i in range(n)
+        Tile((640 * (i % 50), 640 * (i // 50)), 640.5, 320, 0.5, 0.0, i / 8, 0.25, JPEG + bytes([i % 251]))
+        for i in range(n)
     ]
 
 
@@ -50,7 +53,7 @@ def test_names_and_values_are_those_of_the_contract(tmp_path: Path) -> None:
     assert [m.name for m in members] == ["s-1_x0_y0.jpg", "s-1_x0_y0.json", "s-1_x640_y0.jpg", "s-1_x640_y0.json"]
     assert meta == {
         "slide_id": "s-1", "x_level0": 640, "y_level0": 0, "size_level0": 640.5, "size_px": 320, "mpp": 0.5,
-        "z": 0.0, "focus": 0.125,
+        "z": 0.0, "focus": 0.125, "content": 0.25, "crc32": zlib.crc32(make_tiles(2)[1].jpeg),
     }  # fmt: skip
     assert all((m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) == (0, 0, 0, "", "", 0o644) for m in members)
     assert (folder / "s-1-000000.tar").read_bytes()[257:265] == b"ustar\x0000"
@@ -59,6 +62,51 @@ def test_names_and_values_are_those_of_the_contract(tmp_path: Path) -> None:
 def test_the_same_tiles_give_the_same_bytes(tmp_path: Path) -> None:
     first, second = (write(tmp_path / name, 30) / "s-1-000000.tar" for name in "ab")
     assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize("slide_id", ["s-1", "a" * 200])  # 200 letters do not fit into the plain header
+def test_a_tar_is_what_tarfile_would_write(tmp_path: Path, slide_id: str) -> None:
+    tiles = [*make_tiles(3), replace(make_tiles(1)[0], jpeg=b"", z_index=2), replace(make_tiles(1)[0], jpeg=bytes(512))]
+    tmp_path.joinpath("s").mkdir()
+    with ShardWriter(tmp_path / "s", slide_id) as writer:
+        for tile in tiles:
+            writer.write(tile)
+    with tarfile.open(tmp_path / "oracle.tar", "w", format=tarfile.PAX_FORMAT) as oracle:
+        for tile in tiles:
+            for kind, data in (("jpg", tile.jpeg), ("json", json.dumps(tile.meta(slide_id)).encode())):
+                member = tarfile.TarInfo(f"{tile.key(slide_id)}.{kind}")
+                member.size = len(data)
+                oracle.addfile(member, io.BytesIO(data))
+    made, wanted = (tmp_path / "s" / f"{slide_id}-000000.tar").read_bytes(), (tmp_path / "oracle.tar").read_bytes()
+    assert made == wanted
+    name = f"{slide_id}-000000.tar"
+    assert writer.shards == [{"name": name, "tiles": 5, "bytes": len(made), "crc32": zlib.crc32(made)}]
+
+
+def test_planes_of_one_place_have_keys_of_their_own() -> None:
+    tile = make_tiles(2)[1]
+    planes = [replace(tile, z=float(z), z_index=i) for i, z in enumerate((-2, 0, 2))]
+    assert [plane.key("s") for plane in planes] == [f"s_x640_y0_z{i}" for i in range(3)]
+    assert [(plane.meta("s")["z"], plane.meta("s")["z_index"]) for plane in planes] == [(-2, 0), (0, 1), (2, 2)]
+    assert "z_index" not in tile.meta("s")
+
+
+def test_shards_without_checksums_and_content_can_be_read(tmp_path: Path) -> None:
+    folder = write(tmp_path / "s-1", 2)
+    tar = folder / "s-1-000000.tar"
+    data = tar.read_bytes()
+    for key in (b'"content"', b'"crc32"'):
+        data = data.replace(key, key[:-2] + b'_"')
+    tar.write_bytes(data)
+    assert [jpeg for _, jpeg in read_tiles(folder)] == [tile.jpeg for tile in make_tiles(2)]
+
+
+def test_a_changed_picture_is_named(tmp_path: Path) -> None:
+    folder = write(tmp_path / "s-1", 3)
+    tar = folder / "s-1-000000.tar"
+    tar.write_bytes(tar.read_bytes().replace(make_tiles(2)[1].jpeg, b"#" + make_tiles(2)[1].jpeg[1:], 1))
+    with pytest.raises(InputError, match=r"s-1-000000\.tar: s-1_x640_y0\.jpg is damaged \(its CRC differs\)"):
+        list(read_tiles(folder))
 
 
 def test_webdataset_reads_them(tmp_path: Path) -> None:

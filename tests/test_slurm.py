@@ -80,15 +80,16 @@ class Cluster:
         return self.run("sbatch", *options, f"slurm/{name}.sbatch", *words, **more).strip()
 
     def wait(self, *jobs: str, seconds: float = 480) -> dict[str, str]:
-        """State and exit status of each job, such as `COMPLETED 0:0`, once none of them can go on."""
+        """State and exit status of each job, such as `COMPLETED 0:0`, once none of them can go on.
+
+        Of an array, those of all tasks if they are the same, else each.
+        """
         until = time.monotonic() + seconds
         while True:
             shown = {job: self.run("scontrol", "--oneliner", "show", "job", job) for job in jobs}
-            found = {
-                job: " ".join(re.search(rf" {key}=(\S+)", text)[1] for key in ("JobState", "ExitCode"))
-                for job, text in shown.items()
-            }
-            if not any(state.split()[0] in UNFINISHED for state in found.values()):
+            states = {job: re.findall(r" JobState=(\S+).* ExitCode=(\S+)", text) for job, text in shown.items()}
+            found = {job: ", ".join(sorted({" ".join(task) for task in tasks})) for job, tasks in states.items()}
+            if not any(state in UNFINISHED for tasks in states.values() for state, _ in tasks):
                 return found
             assert time.monotonic() < until, f"{found} after {seconds} s\n{self.logs()}"
             time.sleep(0.3)
@@ -217,7 +218,7 @@ def test_doctor_sees_the_cluster_from_a_job(cluster: Cluster) -> None:
 
 
 def test_a_stage_that_fails_fails_its_job_and_says_why(cluster: Cluster) -> None:
-    job = cluster.submit("tile", SLIDES="missing.csv", SHARDS=str(cluster.folder / "none"))
+    job = cluster.submit("tile", array="0", SLIDES="missing.csv", SHARDS=str(cluster.folder / "none"))
     assert cluster.wait(job, seconds=60) == {job: "FAILED 2:0"}
     assert "missing.csv: cannot read the slide list" in (cluster.folder / f"tile-{job}.log").read_text()
 
@@ -234,13 +235,40 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_the_tasks_of_an_array_share_the_slides(cluster: Cluster, cohort: Path, tmp_path: Path) -> None:
+    def run(array: str) -> list[tuple[str, ...]]:
+        """Slides tiled, done before and failed, as each task says."""
+        before = set(cluster.folder.glob("tile-*.log"))
+        job = cluster.submit("tile", "--size_px=160", array=array, **places)
+        assert cluster.wait(job, seconds=120) == {job: "COMPLETED 0:0"}, cluster.logs()
+        said = [log.read_text() for log in set(cluster.folder.glob("tile-*.log")) - before]
+        return [n for text in said for n in re.findall(r"(\d+) slides tiled .* (\d+) done before, (\d+) failed", text)]
+
+    places = {"SLIDES": str(cohort / "slides.csv"), "SHARDS": str(tmp_path / "shards")}
+    assert run("4-6") == [("2", "0", "0")] * 3
+    made = contents(tmp_path / "shards")
+    assert run("5") == [("0", "6", "0")]  # one task alone takes the whole list
+    assert contents(tmp_path / "shards") == made
+    words = ["tile", "-c", str(ROOT / "configs" / "tiling.yaml"), f"--slides={places['SLIDES']}", "--size_px=160"]
+    subprocess.run(
+        [sys.executable, "-m", "papsmear", *words, f"--out={tmp_path / 'alone'}", "--workers=1"],
+        check=True,
+        timeout=120,
+    )
+    assert contents(tmp_path / "alone") == made
+
+
 def test_the_stages_run_one_after_the_other_as_jobs(cluster: Cluster, cohort: Path, tmp_path: Path) -> None:
     places = {name: str(tmp_path / name.lower()) for name in ("SHARDS", "RUNS", "FEATURES", "REPORTS")}
     places |= {"SLIDES": str(cohort / "slides.csv"), "HERLEV": str(cohort / "cells" / "herlev")}
     # Two architectures and three folds: task 4 is the second architecture, tiny, with fold 1 left out.
     places |= {"ARCHS": "vits16 tiny", "FOLDS": "3", "ARCH": "tiny", "FOLD": "1"}
     one_epoch = ("--trainer.max_epochs=1",)
-    tile = cluster.submit("tile", **places)
+    tile = cluster.submit("tile", array="0-1", **places)
     pretrain = cluster.submit("pretrain", *one_epoch, "--data.batch_size=16", array="4", after=tile, **places)
     embed = cluster.submit("embed", array="4", after=pretrain, **places)
     mil = cluster.submit("mil", *one_epoch, array="1", after=embed, **places)

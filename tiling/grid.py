@@ -4,11 +4,15 @@ The grid starts at the slide's own corner (0, 0), not at the deposit's, so that 
 little still share their tiles. It has no overlap.
 """
 
+from typing import Literal
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from papsmear.tiling.deposit import Deposit
+
+Inside = Literal["centre", "square"]
 
 PICTURE_PX = 2048
 OUTLINE_RGB = (0, 150, 60)
@@ -32,11 +36,24 @@ def _positions(side_level0: int, step_level0: float) -> NDArray[np.int64]:
     return on_slide
 
 
-def tiles_in(deposit: Deposit, xy_level0: NDArray[np.int64], step_level0: float) -> NDArray[np.int64]:
-    """Those of the tiles (N, 2) whose centre lies in the deposit."""
+def tiles_in(
+    deposit: Deposit, xy_level0: NDArray[np.int64], step_level0: float, inside: Inside = "centre"
+) -> NDArray[np.int64]:
+    """Those of the tiles (N, 2) that lie in the deposit: with their centre, or with the whole square.
+
+    A square is judged by points along its sides, a sixteenth of a side apart, so a gap narrower than that is not seen.
+    """
     if len(xy_level0) == 0:
         return xy_level0
-    return xy_level0[deposit.contains(xy_level0 + step_level0 / 2)]
+    if inside == "centre":
+        return xy_level0[deposit.contains(xy_level0 + step_level0 / 2)]
+    along = np.linspace(0, step_level0, 17)
+    zero, full = np.zeros(17), np.full(17, step_level0)
+    rim = np.concatenate([np.stack(pair, 1) for pair in ((along, zero), (along, full), (zero, along), (full, along))])
+    held = np.ones(len(xy_level0), bool)
+    for point in rim:
+        held &= deposit.contains(xy_level0 + point)
+    return xy_level0[held]
 
 
 def draw(

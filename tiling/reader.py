@@ -2,35 +2,45 @@
 
 A rectangle is read from the next finer level and averaged over the area of each wanted pixel, whatever the ratio.
 Taking the nearest level as it comes would make tiles whose scale depends on the scanner. Behind this interface there
-is OpenSlide, which opens every format.
+is OpenSlide, which opens every format, and a much faster way for slides whose tiles are plain JPEG.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
-import cv2
 import numpy as np
 import openslide
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from papsmear.errors import InputError
+from papsmear.tiling.jpeg import JpegSource, NotJpegError
+from papsmear.tiling.picture import YCbCr, ycbcr_from_rgb
+from papsmear.tiling.resample import area_mean
 from papsmear.tiling.source import OpenSlideSource, Source
+
+Engine = Literal["auto", "openslide", "jpeg"]
 
 FINEST_MPP, COARSEST_MPP = 0.1, 2.0  # µm/px that a microscope slide scanner gives
 ROUNDING = 0.02  # of a µm/px: 0.505 µm/px passes for 0.5
+SAME_MPP = 5e-5  # of a µm/px
+SAME_PX = 0.02  # of a pixel, over a whole tile
+FINE_ENOUGH = 6  # pixels along a wanted one, from which on it makes no difference that some are cut
 BLOCK_PX = 2048  # an overview is read in blocks of about this many level pixels a side
 
 
-def open_slide(path: Path, mpp: float | None = None) -> "SlideReader":
+def open_slide(path: Path, mpp: float | None = None, engine: Engine = "auto") -> "SlideReader":
     """Opens a slide file, or a DICOM slide given as its folder or any file in it.
 
-    `mpp` is the µm/px of level 0 for a file that does not tell its own. InputError where the file is no readable
-    slide, or where its µm/px is unknown, differs in x and y, or lies outside 0.1 to 2.
+    `mpp` is the µm/px of level 0 for a file that does not tell its own. `engine` is `openslide`, `jpeg` (the slide's
+    JPEG tiles), or `auto`: `jpeg` where that can be. InputError where the file is no readable slide, or not by that
+    engine, or where its µm/px is unknown, differs in x and y, or lies outside 0.1 to 2.
     """
     file = _file_in(path)
     try:
-        if file.stat().st_size == 0:
+        if file.stat().st_size == 0 and file.suffix.lower() != ".mrxs":  # whose slide lies in the folder beside it
             raise InputError(f"{path}: the slide file is empty (0 bytes); copy it again")
         slide = openslide.OpenSlide(file)
     except OSError as error:
@@ -40,10 +50,21 @@ def open_slide(path: Path, mpp: float | None = None) -> "SlideReader":
     except openslide.OpenSlideError as error:
         raise InputError(f"{path}: cannot read the slide, copy or scan it again: {error}") from error
     try:
-        return SlideReader(path, OpenSlideSource(slide), mpp)
+        return SlideReader(path, _by(engine, file, OpenSlideSource(slide)), mpp)
     except BaseException:
         slide.close()
         raise
+
+
+def _by(engine: Engine, file: Path, slide: OpenSlideSource) -> Source:
+    if engine == "openslide":
+        return slide
+    try:
+        return JpegSource(file, slide)
+    except NotJpegError as error:
+        if engine == "auto":
+            return slide
+        raise InputError(f"{file}: not to be read by its JPEG tiles: {error}; use --reader=auto") from error
 
 
 def _file_in(path: Path) -> Path:
@@ -74,6 +95,7 @@ class SlideReader:
         self.size_level0 = self.level_sizes[0]
         self.level_downsamples = source.level_downsamples
         self.format, self.engine = source.format, source.engine
+        self._downsamples = source.downsamples
 
     def __enter__(self) -> Self:
         return self
@@ -83,22 +105,31 @@ class SlideReader:
     ) -> None:
         self._source.close()
 
-    def level_for(self, mpp: float) -> int:
-        """The coarsest level that is no coarser than `mpp`. InputError where level 0 itself is coarser.
-
-        Level 0 may be coarser by rounding (2 %).
-        """
+    def check_mpp(self, mpp: float) -> None:
+        """InputError where level 0 itself is coarser than `mpp`, by more than rounding (2 %)."""
         if mpp < self.mpp * (1 - ROUNDING):
             raise InputError(
                 f"{self.path}: tiles at {mpp:g} µm/px are asked for, but the slide has {self.mpp:g} µm/px; ask for"
-                f" {self.mpp:g} or more"
+                f" {self.mpp:g} or more, or have them enlarged with --upsample=true"
             )
-        fine = [i for i, down in enumerate(self.level_downsamples) if self.mpp * down <= mpp * (1 + 1e-6)]
-        return max(fine, key=lambda i: self.level_downsamples[i], default=0)
+
+    def downsample_for(self, mpp: float, xy_level0: ArrayLike, size_px: int) -> float:
+        """The coarsest downsample from which squares of `size_px` at `mpp`, corners at `xy_level0`, are exact means.
+
+        That is one whose pixels none of the wanted pixels cut, or so small ones that it makes no difference.
+        """
+        ratio, corners = mpp / self.mpp, np.asarray(xy_level0, np.float64)
+        for down, on_grid in zip(self._downsamples[::-1], self._source.on_grid[::-1], strict=True):
+            per = ratio / down
+            cut_px = max(abs(per - round(per)) * size_px, np.abs(corners / down - np.rint(corners / down)).max())
+            if per > 1 - SAME_MPP and ((on_grid and cut_px < SAME_PX) or per >= FINE_ENOUGH):
+                return down
+        return self._downsamples[0]
 
     def read(self, xy_level0: tuple[float, float], size_px: int, mpp: float) -> NDArray[np.uint8]:
         """The square with its top left at `xy_level0`, `size_px` wide at `mpp`; what lies outside is background."""
-        return self._read(xy_level0, (size_px, size_px), mpp)
+        down = self.downsample_for(mpp, xy_level0, size_px)
+        return self._read(xy_level0, (size_px, size_px), mpp, down)
 
     def overview(self, max_px: int) -> tuple[NDArray[np.uint8], float]:
         """The whole slide with its long side at most `max_px`, and how many level-0 pixels one pixel of it spans."""
@@ -107,58 +138,55 @@ class SlideReader:
         mpp = self.mpp * level0_px_per_px
         shape = [max(1, round(side / level0_px_per_px)) for side in (height, width)]
         rgb = np.empty((*shape, 3), np.uint8)
-        ratio = level0_px_per_px / self.level_downsamples[self.level_for(mpp)]
+        down = max(
+            (d for d in self._downsamples if d <= level0_px_per_px * (1 + SAME_MPP)), default=self._downsamples[0]
+        )
+        ratio = level0_px_per_px / down
         block = max(1, int(BLOCK_PX / ratio))
         for y in range(0, shape[0], block):
             for x in range(0, shape[1], block):
                 size = (min(block, shape[1] - x), min(block, shape[0] - y))
                 corner = (x * level0_px_per_px, y * level0_px_per_px)
-                rgb[y : y + size[1], x : x + size[0]] = self._read(corner, size, mpp)
+                rgb[y : y + size[1], x : x + size[0]] = self._read(corner, size, mpp, down)
         return rgb, level0_px_per_px
 
-    def _read(self, xy_level0: tuple[float, float], size_px: tuple[int, int], mpp: float) -> NDArray[np.uint8]:
-        level = self.level_for(mpp)
-        down = self.level_downsamples[level]
+    def _read(
+        self, xy_level0: tuple[float, float], size_px: tuple[int, int], mpp: float, down: float
+    ) -> NDArray[np.uint8]:
         ratio = mpp / (self.mpp * down)
         # Read from a whole pixel of the level; `offset` is where the rectangle starts in what is read.
-        corner = [int(np.floor(np.floor(v / down + 1e-6) * down)) for v in xy_level0]
-        offset = [max(0.0, v / down - c / down) for v, c in zip(xy_level0, corner, strict=True)]
-        size = [int(np.ceil(o + n * ratio - 1e-6)) for o, n in zip(offset, size_px, strict=True)]
+        left, top = (int(np.floor(np.floor(v / down + 1e-6) * down)) for v in xy_level0)
+        x, y = (max(0.0, v / down - c / down) for v, c in zip(xy_level0, (left, top), strict=True))
+        width, height = (int(np.ceil(o + n * ratio - 1e-6)) for o, n in zip((x, y), size_px, strict=True))
+        with self._named_damage():
+            rgb = self._source.region((left, top), self._downsamples.index(down), (width, height))
+        return np.ascontiguousarray(area_mean(rgb, (x, y), (ratio, ratio), size_px))
+
+    def tiles(self, xy_level0: NDArray[np.int64], size_px: int, mpp: float) -> Iterator[YCbCr]:
+        """The squares with their top left at `xy_level0` (N, 2), in rows from the top down, as `read` has them.
+
+        They lie on the slide. Each is good until the next one is asked for. InputError where the slide is damaged.
+        """
+        if not isinstance(self._source, JpegSource):
+            yield from (ycbcr_from_rgb(self.read((x, y), size_px, mpp)) for x, y in xy_level0.tolist())
+            return
+        down = self.downsample_for(mpp, xy_level0, size_px)
+        ratio = mpp / (self.mpp * down)
+        strips = self._source.strips(self._downsamples.index(down), xy_level0 / down, size_px * ratio)
+        while True:
+            with self._named_damage():
+                try:
+                    strip, xy_px = next(strips)
+                except StopIteration:
+                    return
+            yield strip.square(xy_px, ratio, size_px)
+
+    @contextmanager
+    def _named_damage(self) -> Iterator[None]:
         try:
-            rgb = self._source.region((corner[0], corner[1]), level, (size[0], size[1]))
+            yield
         except InputError as error:
             raise InputError(f"{self.path}: damaged or cut short ({error}); copy it again") from error
-        return area_mean(rgb, offset, ratio, size_px)
-
-
-def area_mean(
-    rgb: NDArray[np.uint8], offset_px: list[float], ratio: float, size_px: tuple[int, int]
-) -> NDArray[np.uint8]:
-    """Means of `rgb` (h, w, 3) over the squares of side `ratio` px that start at `offset_px` (x, y).
-
-    `size_px` is (width, height) of the result. Squares may cut pixels, which then count by the part that is cut; what
-    lies beyond the edge repeats it.
-    """
-    width, height = size_px
-    whole_ratio = round(ratio)
-    if abs(ratio - whole_ratio) * max(size_px) < 0.01 and max(offset_px) < 0.01:
-        cut = rgb[: height * whole_ratio, : width * whole_ratio]
-        if cut.shape[:2] == (height * whole_ratio, width * whole_ratio):
-            return cv2.resize(cut, size_px, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
-    rows = _mean_along_0(rgb.astype(np.float32), offset_px[1], ratio, height)
-    columns = _mean_along_0(rows.transpose(1, 0, 2), offset_px[0], ratio, width)
-    return np.ascontiguousarray(np.rint(columns.transpose(1, 0, 2)), np.uint8)
-
-
-def _mean_along_0(values: NDArray[np.float32], start: float, ratio: float, n: int) -> NDArray[np.float32]:
-    """Means over [start + i ratio, start + (i + 1) ratio), by differences of the running sum at those edges."""
-    sums = np.concatenate([np.zeros_like(values[:1], np.float64), np.cumsum(values, axis=0, dtype=np.float64)])
-    edges = np.minimum(start + ratio * np.arange(n + 1), len(values))
-    below = np.minimum(edges.astype(np.intp), len(values) - 1)
-    part = (edges - below)[:, None, None]
-    at_edges = sums[below] + part * values[below]
-    widths = np.maximum(np.diff(edges), 1e-9)[:, None, None]
-    return np.asarray(np.diff(at_edges, axis=0) / widths, np.float32)
 
 
 def _square_mpp(path: Path, mpp_xy: tuple[float, float] | None) -> float | None:

@@ -1,13 +1,14 @@
 """Tiles on disk: WebDataset tars of at most 1,024 tiles, one folder a slide, the same bytes for the same tiles.
 
 A tar is the plain POSIX kind, with no date, user or mode of this machine in it. Any WebDataset reader can use it;
-`read_tiles` also tells a tar that was cut short from one that just ends.
+`read_tiles` also tells a tar that was cut short from one that just ends, and a damaged picture by its CRC-32.
 """
 
 import io
 import json
 import os
 import tarfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +18,17 @@ from typing import Any, Self
 from papsmear.errors import InputError, UsageError
 
 TILES_A_SHARD = 1024
-META_KEYS = ("slide_id", "x_level0", "y_level0", "size_level0", "size_px", "mpp", "z", "focus")
+META_KEYS = ("slide_id", "x_level0", "y_level0", "size_level0", "size_px", "mpp", "z", "focus")  # readers need these
 END_OF_TAR = bytes(1024)
+BUFFER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Tile:
     """One tile: where its top left is, how many level-0 pixels a side it spans, and its picture as JPEG bytes.
 
-    `z` is its height in µm in a slide of several planes; `focus` the variance of its Laplacian.
+    `z` is its height in µm in a slide of several planes, and `z_index` the plane's number where all of them are kept;
+    `focus` says how sharp it is (Brenner's measure), `content` on what share of it something lies.
     """
 
     xy_level0: tuple[int, int]
@@ -34,53 +37,70 @@ class Tile:
     mpp: float
     z: float
     focus: float
+    content: float
     jpeg: bytes
+    z_index: int | None = None
 
     def key(self, slide_id: str) -> str:
         """The WebDataset key."""
-        return f"{slide_id}_x{self.xy_level0[0]}_y{self.xy_level0[1]}"
+        x, y = self.xy_level0
+        return f"{slide_id}_x{x}_y{y}" if self.z_index is None else f"{slide_id}_x{x}_y{y}_z{self.z_index}"
 
     def meta(self, slide_id: str) -> dict[str, Any]:
         """The sample's json member."""
         x, y = self.xy_level0
-        values = (slide_id, x, y, self.size_level0, self.size_px, self.mpp, self.z, self.focus)
-        return dict(zip(META_KEYS, values, strict=True))
+        meta = {
+            "slide_id": slide_id, "x_level0": x, "y_level0": y, "size_level0": self.size_level0,
+            "size_px": self.size_px, "mpp": self.mpp, "z": self.z, "focus": self.focus, "content": self.content,
+            "crc32": zlib.crc32(self.jpeg),
+        }  # fmt: skip
+        if self.z_index is not None:
+            meta["z_index"] = self.z_index
+        return meta
 
 
 class ShardWriter:
-    """Writes the tiles of one slide into `folder`/<slide_id>-000000.tar and so on; a context manager."""
+    """Writes the tiles of one slide into `folder`/<slide_id>-000000.tar and so on; a context manager.
+
+    `shards` says of each finished tar what slide.json keeps of it: name, tiles, bytes and the CRC-32 of all of it.
+    """
 
     def __init__(self, folder: Path, slide_id: str) -> None:
         self.folder, self.slide_id = folder, slide_id
         self.n_tiles = self.n_shards = 0
+        self.shards: list[dict[str, Any]] = []
         self._file: io.BufferedWriter | None = None
-        self._tar: tarfile.TarFile | None = None
+        self._bytes = self._crc32 = 0
 
     def write(self, tile: Tile) -> None:
         """Adds one sample, its .jpg and its .json."""
         if self.n_tiles % TILES_A_SHARD == 0:
             self._finish()
-            self._file = (self.folder / shard_name(self.slide_id, self.n_shards)).open("wb")
-            self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115 (_finish closes it)
+            raw = (self.folder / shard_name(self.slide_id, self.n_shards)).open("wb", buffering=0)
+            self._file = io.BufferedWriter(raw, BUFFER_BYTES)
             self.n_shards += 1
         key = tile.key(self.slide_id)
-        self._add(f"{key}.jpg", tile.jpeg)
-        self._add(f"{key}.json", json.dumps(tile.meta(self.slide_id)).encode())
+        meta = json.dumps(tile.meta(self.slide_id)).encode()
+        self._append(b"".join((*_member(f"{key}.jpg", tile.jpeg), *_member(f"{key}.json", meta))))
         self.n_tiles += 1
 
-    def _add(self, name: str, data: bytes) -> None:
-        assert self._tar is not None
-        member = tarfile.TarInfo(name)  # its date, user and group are 0 and empty
-        member.size = len(data)
-        self._tar.addfile(member, io.BytesIO(data))
+    def _append(self, data: bytes) -> None:
+        assert self._file is not None
+        self._file.write(data)
+        self._bytes += len(data)
+        self._crc32 = zlib.crc32(data, self._crc32)
 
     def _finish(self) -> None:
-        if self._tar is not None and self._file is not None:
-            self._tar.close()
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            self._tar = self._file = None
+        if self._file is None:
+            return
+        self._append(END_OF_TAR + bytes(-(self._bytes + len(END_OF_TAR)) % tarfile.RECORDSIZE))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        n_tiles = self.n_tiles - TILES_A_SHARD * (self.n_shards - 1)
+        name = shard_name(self.slide_id, self.n_shards - 1)
+        self.shards.append({"name": name, "tiles": n_tiles, "bytes": self._bytes, "crc32": self._crc32})
+        self._file, self._bytes, self._crc32 = None, 0, 0
 
     def __enter__(self) -> Self:
         return self
@@ -88,10 +108,31 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self._finish()
-        elif self._file is not None:
-            self._file.raw.close()  # not the buffer: on a full disk its last flush would fail again
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            if self._file is not None:
+                self._file.raw.close()  # not the buffer: on a full disk its last flush would fail again
+
+
+# What tarfile writes before a file of mode 644 without date and owner, less its name, size and checksum, which are
+# filled in for each member: TarFile.addfile takes as long as decoding the tile.
+_HEADER = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)
+_AFTER_NAME, _AFTER_SIZE, _AFTER_SUM = _HEADER[100:124], _HEADER[136:148], _HEADER[156:]
+_SUM = sum(_AFTER_NAME + _AFTER_SIZE + _AFTER_SUM) + 8 * ord(" ")
+
+
+def _member(name: str, data: bytes) -> tuple[bytes, bytes, bytes]:
+    """Header, content and padding of one file in a tar."""
+    in_header, padding = name.encode(), bytes(-len(data) % tarfile.BLOCKSIZE)
+    if len(in_header) > tarfile.LENGTH_NAME:
+        member = tarfile.TarInfo(name)
+        member.size = len(data)
+        return member.tobuf(tarfile.PAX_FORMAT), data, padding
+    size = b"%011o\0" % len(data)
+    checksum = b"%06o\0 " % (_SUM + sum(in_header) + sum(size))
+    return in_header.ljust(100, b"\0") + _AFTER_NAME + size + _AFTER_SIZE + checksum + _AFTER_SUM, data, padding
 
 
 def shard_name(slide_id: str, index: int) -> str:
@@ -124,7 +165,7 @@ def read_slide_json(folder: Path) -> dict[str, Any]:
 def read_tiles(folder: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
     """The samples of one slide, in grid order: what its .json says, and the JPEG bytes.
 
-    InputError naming the tar where one is missing, cut short or damaged.
+    InputError naming the tar where one is missing, cut short or damaged, or a picture has another CRC.
     """
     slide = read_slide_json(folder)
     left = slide["counts"]["tiles"]
@@ -163,7 +204,10 @@ def _samples(path: Path, tar: tarfile.TarFile) -> Iterator[tuple[dict[str, Any],
         if jpeg is None and kind == "jpg":
             jpeg = (stem, data)
         elif jpeg is not None and kind == "json" and stem == jpeg[0]:
-            yield _meta(path, member.name, data), jpeg[1]
+            meta = _meta(path, member.name, data)
+            if "crc32" in meta and zlib.crc32(jpeg[1]) != meta["crc32"]:
+                raise InputError(f"{path}: {stem}.jpg is damaged (its CRC differs); {_remedy(path.parent)}")
+            yield meta, jpeg[1]
             jpeg = None
         else:
             raise InputError(f"{path}: {member.name} has no pair, .jpg and .json; {_remedy(path.parent)}")

@@ -1,34 +1,33 @@
 """`papsmear tile`: slides to tiles in shards, one slide a process.
 
-    open_slide → overview → deposit → grid → tiles → shards + slide.json + overview.jpg
-
-A slide's folder appears only when whole, so a run that was stopped goes on where it stopped. A slide that fails is
-reported at the end and stops no other.
+A slide's folder appears only when whole, so a run that was stopped goes on where it stopped. Several processes may
+work on one list: a lock gives each slide to one of them. A slide that fails is reported at the end and stops no other.
 """
 
 import dataclasses
-import json
 import os
+import re
+from collections import Counter
+from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import simplejpeg
-
-from papsmear import __version__
 from papsmear.cohort import Slide, read_slides
 from papsmear.errors import InputError, UsageError
-from papsmear.files import whole
 from papsmear.progress import say, track
-from papsmear.tiling.cut import TileSettings, iter_tiles, plan
+from papsmear.tiling import failed
+from papsmear.tiling.claim import can_claim, claim, lock_of
+from papsmear.tiling.cut import TileSettings
 from papsmear.tiling.deposit import Area
-from papsmear.tiling.grid import draw
+from papsmear.tiling.folder import NOT_THERE, why_tile
+from papsmear.tiling.grid import Inside
+from papsmear.tiling.planes import Focus
 from papsmear.tiling.pool import each
-from papsmear.tiling.reader import COARSEST_MPP, FINEST_MPP, SlideReader, open_slide
-from papsmear.tiling.shards import ShardWriter, read_slide_json
-
-OVERVIEW_QUALITY = 85
+from papsmear.tiling.reader import COARSEST_MPP, FINEST_MPP, Engine
+from papsmear.tiling.slide import Outcome, part_of, tile_slide
+from papsmear.tiling.summary import write_summary
 
 
 def tile(
@@ -39,23 +38,39 @@ def tile(
     size_px: int = 320,
     tile_mpp: float = 0.5,
     quality: int = 90,
+    inside: Inside = "centre",
+    z: Focus = "best",
+    upsample: bool = False,
+    reader: Engine = "auto",
+    min_focus: float = 0,
+    min_content: float = 0,
+    share: str | None = None,
     workers: int | None = None,
 ) -> int:
     """Cuts slides into tiles and writes them as WebDataset shards, one folder a slide.
 
-    A slide that is done already is left as it is, so a run that was stopped goes on where it stopped.
+    A slide that is done already is left as it is, so a run that was stopped goes on where it stopped. What is
+    damaged is made again. Several runs over one list share it.
 
     Args:
         slides: The slides.csv.
-        out: The folder that gets a folder for each slide: shards, slide.json, overview.jpg.
+        out: The folder that gets a folder for each slide (shards, slide.json, overview.jpg), summary.html and
+            summary.csv.
         area: What to tile: the round cell deposit of a liquid-based preparation, all tissue, or all of the slide.
         mpp: The slide's own µm/px, for files that do not tell it and have none in the column mpp of slides.csv.
         size_px: Side of a tile.
         tile_mpp: µm/px of the tiles.
         quality: JPEG quality of the tiles.
+        inside: What of a tile must lie in the area: its centre, or the whole square.
+        z: The focal plane of slides that have several: the best for each tile, all (a tile for each), or the µm of one.
+        upsample: Enlarge slides whose pixels are larger than tile_mpp; they fail otherwise.
+        reader: How slides are read: openslide, jpeg (by their JPEG tiles), or auto, which is jpeg where that can be.
+        min_focus: Leave out tiles with a lower focus score; 0 keeps all, as the published protocol does.
+        min_content: Leave out tiles with a lower cell-content score, a share from 0 to 1; 0 keeps all.
+        share: Which part of the list, such as 2/8: every eighth slide from the second on. For arrays of jobs.
         workers: How many slides at a time; as many as there are processor cores if not given.
     """
-    settings = TileSettings(area, size_px, tile_mpp, quality)
+    settings = TileSettings(area, size_px, tile_mpp, quality, inside, z, upsample, reader, min_focus, min_content)
     if mpp is not None and not FINEST_MPP <= mpp <= COARSEST_MPP:
         raise UsageError(f"--mpp={mpp:g} is not the µm/px of a slide; {FINEST_MPP:g} to {COARSEST_MPP:g} is")
     workers = len(os.sched_getaffinity(0)) if workers is None else workers
@@ -63,88 +78,71 @@ def tile(
         raise UsageError(f"--workers={workers}: at least 1 is needed")
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: --out is a file; name a folder")
-    jobs = [dataclasses.replace(slide, mpp=slide.mpp or mpp) for slide in read_slides(slides)]
-    todo = [slide for slide in jobs if not _is_done(out / slide.slide_id, slide, settings)]
-    tiles, failures = 0, {}
+    listed = [dataclasses.replace(slide, mpp=slide.mpp or mpp) for slide in read_slides(slides)]
+    failed.check_ids(listed)
+    mine = _shared(listed, share)
+    todo = _todo(mine, out, settings)
+    locks = can_claim(out)
+    if not locks and share is None:
+        raise UsageError(
+            f"{out}: its file system has no locks, so two processes could write one slide; where no other process"
+            " works on this list, say so with --share=1/1"
+        )
+    outcomes = _run(partial(tile_slide, out=out, settings=settings, locks=locks), todo, workers, out)
+    n = Counter(outcome.status for outcome in outcomes.values())
+    tiles, before = sum(outcome.tiles for outcome in outcomes.values()), len(mine) - len(todo) + n["done before"]
+    elsewhere = f", {n['elsewhere']} left to another process" * bool(n["elsewhere"])
+    say(f"{out}: {n['tiled']} slides tiled ({tiles} tiles), {before} done before, {n['failed']} failed{elsewhere}")
+    _summarise(out, [slide.slide_id for slide in listed], locks, alone=len(mine) == len(listed))
+    return 1 if n["failed"] else 0
+
+
+def _summarise(out: Path, slide_ids: list[str], locks: bool, alone: bool) -> None:
+    if not (locks or alone):
+        say(f"{out}: no summary, since its file system has no locks; --share=1/1 writes it when all shares are done")
+        return
+    with claim(out / "summary", wait=True) if locks else nullcontext():
+        page = write_summary(out, slide_ids)
+    say(f"overviews, counts and warnings of all slides: {page}")
+
+
+def _shared(slides: list[Slide], share: str | None) -> list[Slide]:
+    """The slides that are ours: all, or by the share K/N every N-th from the K-th on."""
+    match = re.fullmatch(r"(\d+)/(\d+)", share or "1/1")
+    first, step = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= first <= step:
+        raise UsageError(f"--share={share} is no share of the list; 1/4 to 4/4 are")
+    return slides[first - 1 :: step]
+
+
+def _todo(slides: list[Slide], out: Path, settings: TileSettings) -> list[Slide]:
+    """Those not done, and those of which a killed run has left something else."""
+    there = {file.name for folder in (out, out / failed.FOLDER) if folder.is_dir() for file in folder.iterdir()}
+    todo = []
+    for slide in slides:
+        folder = out / slide.slide_id
+        why = why_tile(folder, slide, settings)
+        if why not in (None, NOT_THERE):
+            say(f"slide {slide.slide_id} is made again: {why}")
+        left = {part_of(folder).name, lock_of(folder).name, *failed.files_of(slide.slide_id)}
+        if why is not None or left & there:
+            todo.append(slide)
+    return todo
+
+
+def _run(work: Callable[[Slide], Outcome], todo: list[Slide], workers: int, out: Path) -> dict[str, Outcome]:
+    """What became of each slide, by its id; the failures are told at the end, whatever happens."""
+    outcomes: dict[str, Outcome] = {}
     try:
-        work = partial(tile_slide, out=out, settings=settings)
-        for slide, result in track(each(work, todo, workers), "slides", len(todo)):
-            if isinstance(result, str):
-                failures[slide.slide_id] = result
-            else:
-                tiles += result
+        for slide, outcome in track(each(work, todo, workers), "slides", len(todo)):
+            outcomes[slide.slide_id] = outcome
     except BrokenProcessPool as error:
         raise InputError(
             f"{out}: a worker process was killed, often since memory ran out; start the command again with fewer"
             " --workers: it goes on from there"
         ) from error
     finally:
-        for slide_id, reason in sorted(failures.items()):
-            say(f"slide {slide_id} failed: {reason}")
-    done = len(todo) - len(failures)
-    say(f"{out}: {done} slides tiled ({tiles} tiles), {len(jobs) - len(todo)} done before, {len(failures)} failed")
-    return 1 if failures else 0
-
-
-def _is_done(folder: Path, slide: Slide, settings: TileSettings) -> bool:
-    """Whether the slide is tiled already. UsageError where that was with other settings or from another file."""
-    if not folder.exists():
-        return False
-    try:
-        found = read_slide_json(folder)
-    except InputError as error:
-        raise UsageError(str(error)) from error
-    now: dict[str, Any] = {**dataclasses.asdict(settings), "source": _source(slide.path)}
-    before = {**found["settings"], "source": found.get("source")}
-    if found.get("mpp_from") == "given":
-        now["slide mpp"], before["slide mpp"] = slide.mpp, found.get("mpp")
-    changed = [f"{name} {before.get(name)} instead of {now[name]}" for name in now if before.get(name) != now[name]]
-    if changed:
-        raise UsageError(f"{folder}: made with {', '.join(changed)}; delete it or name another folder with --out")
-    return True
-
-
-def _source(path: Path) -> dict[str, Any]:
-    files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path]
-    return {"name": path.name, "bytes": sum(file.stat().st_size for file in files)}
-
-
-def tile_slide(slide: Slide, out: Path, settings: TileSettings) -> int | str:
-    """Tiles one slide into `out`/<slide_id>; the number of tiles, or why the slide failed.
-
-    A full disk is an OSError, since that stops the other slides too.
-    """
-    try:
-        with open_slide(slide.path, slide.mpp) as reader, whole(out / slide.slide_id) as folder:
-            return _write(reader, slide, settings, folder)
-    except InputError as error:
-        return " ".join(str(error).split())
-
-
-def _write(reader: SlideReader, slide: Slide, settings: TileSettings, folder: Path) -> int:
-    planned = plan(reader, settings)
-    folder.mkdir()
-    with ShardWriter(folder, slide.slide_id) as writer:
-        for made in iter_tiles(reader, settings, planned):
-            writer.write(made)
-    picture = draw(planned.overview, planned.level0_px_per_px, planned.deposit, planned.xy_level0, planned.size_level0)
-    (folder / "overview.jpg").write_bytes(simplejpeg.encode_jpeg(picture, OVERVIEW_QUALITY))
-    levels = zip(reader.level_sizes, reader.level_downsamples, strict=True)
-    content = {
-        "slide_id": slide.slide_id,
-        "papsmear": __version__,
-        "source": _source(slide.path),
-        "format": reader.format,
-        "size_level0": list(reader.size_level0),
-        "mpp": reader.mpp,
-        "mpp_from": reader.mpp_from,
-        "levels": [{"size_px": list(size), "downsample": round(down, 6)} for size, down in levels],
-        "level_read": reader.level_for(settings.mpp),
-        "deposit": planned.deposit.as_json(reader.mpp),
-        "tile_size_level0": planned.size_level0,
-        "counts": {"grid": planned.n_grid, "tiles": writer.n_tiles, "shards": writer.n_shards},
-        "settings": dataclasses.asdict(settings),
-    }
-    lines = ",\n ".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items())
-    (folder / "slide.json").write_text(f"{{\n {lines}\n}}\n", encoding="utf-8")
-    return writer.n_tiles
+        for slide_id, outcome in sorted(outcomes.items()):
+            if outcome.status == "failed":
+                say(f"slide {slide_id} failed: {outcome.reason}")
+    return outcomes

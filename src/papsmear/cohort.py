@@ -1,7 +1,7 @@
 """slides.csv: which slides there are, and the folds that all stages share.
 
 One row a slide: `slide_id, path` required; `label` (0, 1 or empty), `patient_id`, `fold`, `annotations`, `site`,
-`scanner`, `mpp` optional; other columns are kept as they are. Relative paths count from the csv's folder.
+`scanner`, `mpp`, `z_planes` optional; other columns are kept as they are. Relative paths count from the csv's folder.
 """
 
 import csv
@@ -23,7 +23,7 @@ _ID = re.compile(r"[A-Za-z0-9_-]+")
 
 @dataclass(frozen=True)
 class Slide:
-    """One row of slides.csv. `path` is absolute; `row` holds every column as it was read."""
+    """One row of slides.csv. `path` and the pattern `z_planes` are absolute; `row` holds every column as read."""
 
     slide_id: str
     path: Path
@@ -32,6 +32,7 @@ class Slide:
     fold: int | None
     site: str
     mpp: float | None
+    z_planes: str | None
     row: dict[str, str]
 
 
@@ -112,6 +113,7 @@ def _parse(row: dict[str, str], folder: Path, need_files: bool) -> tuple[Slide |
             fold=int(fold) if fold else None,
             site=row.get("site", ""),
             mpp=mpp,
+            z_planes=str((folder / pattern).absolute()) if (pattern := row.get("z_planes", "")) else None,
             row=row,
         ),
         [],

@@ -119,6 +119,13 @@ class Scene:
                 found.append(Finding(ink.kind, turned_points(ink, int(self._turn[item])) + self._corner[item]))
         return found
 
+    def depths_um(self, xy_level0: tuple[float, float], side_level0: float) -> NDArray[np.float64]:
+        """Depths (N,) of the cells whose middle lies in the square from `xy_level0` on; dust left out."""
+        n_cells = len(self._depth_um) - self._n_dust
+        from_corner = (self._corner + self._size / 2)[:n_cells] - xy_level0
+        inside = np.all((from_corner >= 0) & (from_corner < side_level0), axis=1)
+        return np.asarray(self._depth_um[:n_cells][inside], np.float64)
+
     def strips(self, z_um: float = 0.0) -> Iterator[NDArray[np.uint8]]:
         """RGB strips (at most 256, W, 3) from the top down, as seen with the focus at `z_um`."""
         width, height = self.size_level0
