@@ -33,6 +33,7 @@ COMMANDS = {
     "split": Command("papsmear.cohort:split", "add stratified folds to slides.csv", ("slides",)),
     "tile": Command("papsmear.tiling.tile:tile", "slides to tiles in shards"),
     "verify": Command("papsmear.tiling.verify:verify", "check shards, name damaged ones", ("shards",)),
+    "crop": Command("papsmear.tiling.crop:crop", "annotated cells and tiles as labelled sets"),
     "embed": Command("papsmear.mil.embed:embed", "shards to feature bags"),
     "probe": Command("papsmear.probes.probe:probe", "the probe report of one or several encoders"),
     "diagnose": Command("papsmear.mil.diagnose:diagnose", "slide files to diagnosis, top tiles, heat map", ("slides",)),
