@@ -98,8 +98,8 @@ def plan(reader: SlideReader, settings: TileSettings) -> Plan:
 
 def _glass(overview: NDArray[np.uint8], um_per_px: float) -> tuple[int, int, int]:
     """Y, Cb and Cr of the clean glass; white where all of the slide is covered."""
-    small = np.ascontiguousarray(overview[::2, ::2])
-    clean = small[~stained_mask(small, 2 * um_per_px) & (small[..., 2] < 255)]
+    small = np.ascontiguousarray(overview[::4, ::4])
+    clean = small[~stained_mask(small, 4 * um_per_px) & (small[..., 2] < 255)]
     colour = np.median(clean, axis=0) if len(clean) else np.full(3, 255)
     y, cb, cr = (int(channel[0, 0]) for channel in ycbcr_from_rgb(colour.astype(np.uint8).reshape(1, 1, 3)))
     return y, cb, cr

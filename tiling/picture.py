@@ -63,9 +63,12 @@ def focus_score(y: NDArray[np.uint8]) -> float:
 
 
 def content_score(picture: YCbCr, glass: tuple[int, int, int]) -> float:
-    """Share of the picture's 2 x 2 px squares where something lies on the glass, whose Y, Cb and Cr are given."""
-    empty = halved(picture.y) > glass[0] * (1 - DARKER)
+    """Share of the picture where something lies on the glass, whose Y, Cb and Cr are given.
+
+    It is counted in squares of 2 x 2 px, every second row of them: thousands, which do for a share.
+    """
+    empty = halved(picture.y)[::2] > glass[0] * (1 - DARKER)
     for channel, of_glass in zip(picture[1:], glass[1:], strict=True):
         lowest = np.uint8(max(0, of_glass - OTHER_COLOUR))
-        empty &= channel - lowest <= 2 * OTHER_COLOUR  # what is lower wraps round to a large number
+        empty &= channel[::2] - lowest <= 2 * OTHER_COLOUR  # what is lower wraps round to a large number
     return 1 - float(np.count_nonzero(empty)) / empty.size
