@@ -35,6 +35,7 @@ from papsmear.tiling.cut import TileSettings
 from papsmear.tiling.grid import grid
 from papsmear.tiling.picture import YCbCr
 from papsmear.tiling.reader import open_slide
+from papsmear.tiling.shards import read_tiles
 from papsmear.tiling.slide import tile_slide
 from papsmear.turbo import Decoder
 
@@ -233,6 +234,26 @@ def slow_disk(slide: Path, latencies_ms: list[float], work: Path) -> None:
     jpeg.os.pread = pread  # type: ignore[attr-defined]
 
 
+def tiny_files(slide: Path, work: Path) -> None:
+    """The tiles of a slide as one shard, and as a file each, every one of them on the disk before the end."""
+    papsmear(slide, work / "shards")
+    tiles = [(f"{meta['x_level0']}_{meta['y_level0']}.jpg", data) for meta, data in read_tiles(work / "shards" / "s")]
+
+    def write(path: Path, data: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(data)
+            os.fsync(file.fileno())
+
+    began = time.perf_counter()
+    write(work / "one", b"".join(data for _, data in tiles))
+    one = time.perf_counter() - began
+    (work / "files").mkdir()
+    for name, data in tiles:
+        write(work / "files" / name, data)
+    many = time.perf_counter() - began - one
+    print(f"\nOnto the disk: {len(tiles) / one:.0f} tiles/s in one file, {len(tiles) / many:.0f} as a file each.")
+
+
 def phantom(folder: Path, diameter_mm: float) -> Path:
     """A phantom slide, made once."""
     words = ["phantom", str(folder), "--slides=1", f"--diameter_mm={diameter_mm}", "--cell_sets=0", "--workers=1"]
@@ -262,6 +283,7 @@ def main() -> None:
         os.sched_setaffinity(0, cores)
         processes(slide, options.rounds, work)
         slow_disk(slide, options.latency_ms, work)
+        tiny_files(slide, work)
         if options.wide:
             wide = phantom(work / "wide", 21.56)
             slides = work / "wide.csv"

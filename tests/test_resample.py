@@ -19,7 +19,7 @@ def weights(start: float, ratio: float, n: int, length: int) -> NDArray[np.float
 @settings(max_examples=150)
 @given(
     st.tuples(*[st.one_of(st.floats(1, 4), st.sampled_from([1.0, 1.002, 2.0, 3.0]))] * 2),
-    st.tuples(*[st.one_of(st.floats(0, 3), st.integers(0, 3).map(float))] * 2),
+    st.tuples(*[st.one_of(st.floats(0, 3), st.integers(0, 6).map(lambda n: n / 2))] * 2),
     st.tuples(*[st.integers(1, 40)] * 2),
     st.booleans(),
     st.integers(0, 2**32 - 1),

@@ -21,7 +21,7 @@ from papsmear.tiling.strip import Strip
 from papsmear.turbo import REMEDY, SCALES, SUBSAMPLINGS, Decoder, JpegError, library
 
 FORMATS = ("aperio", "generic-tiff")  # whose tiles lie edge to edge; others overlap or are several scans
-STRIP_BYTES = 128 * 2**20
+STRIP_BYTES = 80 * 2**20  # of one focal plane: three of them stay below 400 MB
 READ_BYTES, GAP_BYTES = 4 * 2**20, 4096
 JPEG, RGB, YCBCR = 7, 2, 6  # Compression and PhotometricInterpretation of TIFF
 
@@ -141,7 +141,7 @@ class JpegSource:
         A slide too wide for one strip is decoded in several side by side, which know nothing of the row above.
         """
         left, right = float(xy_px[:, 0].min()), float(xy_px[:, 0].max()) + side_px
-        samples = 3 if self._step == (1, 1) else 2
+        samples = 1 + 2 / (self._step[0] * self._step[1])
         n_parts = int(np.ceil((right - left) * (side_px + self._levels[0].tile_px[1]) * samples / STRIP_BYTES))
         width = (right - left) / n_parts
         part_of = np.minimum((xy_px[:, 0] - left) // width, n_parts - 1)

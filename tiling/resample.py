@@ -30,6 +30,8 @@ def area_mean(
             return _mean_from_pixel(pixels[y:, x:], ratio, size_px)
     if min(ratio) < 1:
         return _interpolated(pixels, offset_px, ratio, size_px)
+    if all(abs(2 * v - round(2 * v)) < _SHIFT for v in offset_px):
+        return _mean_from_half(pixels, offset_px, ratio, size_px)
     return _mean_from_anywhere(pixels, offset_px, ratio, size_px)
 
 
@@ -54,6 +56,18 @@ def _mean_from_pixel(
     if small.shape == cut.shape:  # for so few pixels at a ratio so near to 1, OpenCV would have copied
         return _mean_from_anywhere(cut, (0, 0), ratio, size_px)
     return np.asarray(small[: size_px[1], : size_px[0]], np.uint8)
+
+
+def _mean_from_half(
+    pixels: NDArray[np.uint8], offset_px: tuple[float, float], ratio: tuple[float, float], size_px: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """From the middle of a pixel on, where subsampled colours often begin: by pixels cut into four."""
+    left, top = (int(v) for v in offset_px)
+    right, bottom = (int(np.ceil(v + n * r)) for v, n, r in zip(offset_px, size_px, ratio, strict=True))
+    cut = pixels[top:bottom, left:right]
+    fourfold = np.asarray(cv2.resize(cut, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST), np.uint8)
+    x, y = (round(2 * v) - 2 * first for v, first in zip(offset_px, (left, top), strict=True))
+    return _mean_from_pixel(fourfold[y:, x:], (2 * ratio[0], 2 * ratio[1]), size_px)
 
 
 def _mean_from_anywhere(
