@@ -18,7 +18,8 @@ import tifffile
 from numpy.typing import NDArray
 
 from papsmear.tiling.deposit import DepositError, find_deposit
-from papsmear.tiling.phantom.faults import FAULTS, UM_PER_PX, Overview, overview_of_scene, variant
+from papsmear.tiling.phantom.faults import FAULTS, variant
+from papsmear.tiling.phantom.overview import UM_PER_PX, Overview, overview_of_scene
 from papsmear.tiling.reader import open_slide
 
 MPP = 0.5

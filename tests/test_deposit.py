@@ -15,7 +15,8 @@ from papsmear import seeds
 from papsmear.errors import InputError
 from papsmear.tiling.deposit import Area, Deposit, DepositError, find_deposit, overview_of
 from papsmear.tiling.grid import draw
-from papsmear.tiling.phantom.faults import FAULTS, UM_PER_PX, Overview, overview_of_scene, variant
+from papsmear.tiling.phantom.faults import FAULTS, variant
+from papsmear.tiling.phantom.overview import UM_PER_PX, Overview, overview_of_scene
 from papsmear.tiling.reader import SlideReader, open_slide
 
 SCENES = 8

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from papsmear import seeds
 from papsmear.tiling.phantom import faults
-from papsmear.tiling.phantom.faults import FAULTS, UM_PER_PX, Overview, overview_of_scene, variant
+from papsmear.tiling.phantom.faults import FAULTS, variant
+from papsmear.tiling.phantom.overview import UM_PER_PX, Overview, overview_of_scene
 from papsmear.tiling.phantom.scene import Scene
 
 

@@ -167,10 +167,11 @@ class SlideReader:
 
         They lie on the slide. Each is good until the next one is asked for. InputError where the slide is damaged.
         """
-        if not isinstance(self._source, JpegSource):
-            yield from (ycbcr_from_rgb(self.read((x, y), size_px, mpp)) for x, y in xy_level0.tolist())
-            return
         down = self.downsample_for(mpp, xy_level0, size_px)
+        if not isinstance(self._source, JpegSource):
+            size = (size_px, size_px)
+            yield from (ycbcr_from_rgb(self._read((x, y), size, mpp, down)) for x, y in xy_level0.tolist())
+            return
         ratio = mpp / (self.mpp * down)
         strips = self._source.strips(self._downsamples.index(down), xy_level0 / down, size_px * ratio)
         while True:
