@@ -152,7 +152,8 @@ class JpegSource:
                 strip = self.strip(at, (begin, begin + width + side_px), side_px)
             xs = xy_px[list(squares), 0]
             for run in np.split(xs, 1 + np.flatnonzero(np.diff(xs) > 2 * side_px)):
-                strip.cover((float(run[0]), float(y)), (float(run[-1] - run[0]) + side_px, side_px))
+                if not strip.cover((float(run[0]), float(y)), (float(run[-1] - run[0]) + side_px, side_px)):
+                    raise ValueError(f"squares at y {y:g} lie beyond the slide")
                 yield from ((strip, (x, float(y))) for x in run.tolist())
 
     def close(self) -> None:
