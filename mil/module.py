@@ -8,6 +8,7 @@ threshold, and, where the epoch is the best so far, the export of `head.safetens
 import json
 import os
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class SlideMIL(L.LightningModule):
     fold has few positive slides, the one of lowest loss.
 
     Args:
-        head: A head of papsmear.mil.heads: gated_attention or mean.
+        head: Name of a head in papsmear.mil.heads, such as gated_attention.
         head_args: Its settings, such as {hidden: 128, dropout: 0.25}.
         lr: Learning rate of AdamW.
         weight_decay: Weight decay of AdamW.
@@ -113,7 +114,8 @@ class SlideMIL(L.LightningModule):
     def training_step(self, batch: list[Item], batch_idx: int) -> Tensor:
         """The mean loss of some slides; dropout depends on the seed and the position only, so resumed runs agree."""
         torch.manual_seed(derive(self.seed, self.current_epoch, batch_idx))
-        loss = torch.stack([self._loss(self.head(item.features)[0], item) for item in batch]).mean()
+        losses = [self.head.loss(item.features, item.label or 0, partial(self._loss, item=item)) for item in batch]
+        loss = torch.stack(losses).mean()
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch))
         return loss
 

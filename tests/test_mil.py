@@ -14,7 +14,7 @@ import torch
 from papsmear.cli import main
 from papsmear.errors import InputError, UsageError
 from papsmear.mil.bags import BagCard, read_bag, write_bag, write_encoder_card
-from papsmear.mil.heads import build_head
+from papsmear.mil.heads import HEADS, build_head
 from papsmear.mil.metrics import figures
 from papsmear.mil.model import load_head
 from papsmear.ssl.card import EncoderCard
@@ -175,6 +175,17 @@ def test_validate_and_the_baseline_head(cohort: Path, lightning: Callable[..., i
     assert lightning("fit", cohort, "--trainer.max_epochs=1", "--model.head=mean") == 0
     assert lightning("validate", cohort, "--model.head=mean") == 0
     assert load_head(cohort / "run").card.head == "mean"
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_word_of_the_configuration_chooses_the_head(name: str, cohort: Path, lightning: Callable[..., int]) -> None:
+    assert lightning("fit", cohort, "--trainer.max_epochs=1", f"--model.head={name}") == 0
+    head = load_head(cohort / "run")
+    assert head.card.head == name
+    probability, score = head.judge(read_bag(cohort / "features" / "s0.h5").features)
+    assert 0 < probability < 1
+    assert score.shape == (N_TILES,)
+    assert np.isfinite(score).all()
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_weights(cohort: Path, lightning: Callable[..., int]) -> None:
