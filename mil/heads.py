@@ -6,6 +6,7 @@ Each is a `papsmear.mil.head.Head`. Adding one is a class and a line in `HEADS`.
 from typing import Any
 
 from papsmear.errors import UsageError
+from papsmear.mil.clam import ClamMB, ClamSB
 from papsmear.mil.head import Head, Standardised
 from papsmear.mil.pooling import Attention, GatedAttention, Max, Mean
 
@@ -14,6 +15,8 @@ HEADS: dict[str, type[Head]] = {
     "attention": Attention,
     "mean": Mean,
     "max": Max,
+    "clam_sb": ClamSB,
+    "clam_mb": ClamMB,
 }
 
 

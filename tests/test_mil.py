@@ -17,6 +17,7 @@ from papsmear.mil.bags import BagCard, read_bag, write_bag, write_encoder_card
 from papsmear.mil.heads import HEADS, build_head
 from papsmear.mil.metrics import figures
 from papsmear.mil.model import load_head
+from papsmear.seeds import derive
 from papsmear.ssl.card import EncoderCard
 from papsmear.tiling.cut import TileSettings
 
@@ -186,6 +187,17 @@ def test_a_word_of_the_configuration_chooses_the_head(name: str, cohort: Path, l
     assert 0 < probability < 1
     assert score.shape == (N_TILES,)
     assert np.isfinite(score).all()
+
+
+def test_a_head_is_trained_by_the_loss_of_its_own(cohort: Path, lightning: Callable[..., int]) -> None:
+    """The clusterings of CLAM have no part in its logit: only its own loss moves them."""
+    assert lightning("fit", cohort, "--trainer.max_epochs=1", "--model.head=clam_sb") == 0
+    torch.manual_seed(derive(0, "head"))
+    before = build_head("clam_sb", WIDTH, {}).state_dict()
+    after = load_head(cohort / "run").head.state_dict()
+    for label in (0, 1):
+        key = f"head.cluster.{label}.weight"
+        assert not torch.equal(before[key], after[key])
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_weights(cohort: Path, lightning: Callable[..., int]) -> None:
