@@ -7,6 +7,7 @@ from typing import Any
 
 from papsmear.errors import UsageError
 from papsmear.mil.clam import ClamMB, ClamSB
+from papsmear.mil.dsmil import DSMIL
 from papsmear.mil.head import Head, Standardised
 from papsmear.mil.pooling import Attention, GatedAttention, Max, Mean
 
@@ -17,6 +18,7 @@ HEADS: dict[str, type[Head]] = {
     "max": Max,
     "clam_sb": ClamSB,
     "clam_mb": ClamMB,
+    "dsmil": DSMIL,
 }
 
 
