@@ -10,6 +10,7 @@ from papsmear.mil.clam import ClamMB, ClamSB
 from papsmear.mil.dsmil import DSMIL
 from papsmear.mil.head import Head, Standardised
 from papsmear.mil.pooling import Attention, GatedAttention, Max, Mean
+from papsmear.mil.recurrent import Recurrent, RecurrentEnsemble
 
 HEADS: dict[str, type[Head]] = {
     "gated_attention": GatedAttention,
@@ -19,6 +20,8 @@ HEADS: dict[str, type[Head]] = {
     "clam_sb": ClamSB,
     "clam_mb": ClamMB,
     "dsmil": DSMIL,
+    "recurrent": Recurrent,
+    "recurrent_ensemble": RecurrentEnsemble,
 }
 
 

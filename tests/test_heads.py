@@ -149,6 +149,7 @@ def test_the_standardisation_travels_with_the_weights_and_does_what_it_says() ->
     [
         ("maximum", {}, "gated_attention"),
         ("mean", {"hidden": 3}, "hidden"),
+        ("recurrent", {"tops": [10, 0]}, r"tops \[10, 0\]"),
     ],
 )
 def test_unknown_heads_and_settings_are_named(name: str, settings: dict[str, Any], said: str) -> None:
