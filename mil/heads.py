@@ -11,6 +11,7 @@ from papsmear.mil.dsmil import DSMIL
 from papsmear.mil.head import Head, Standardised
 from papsmear.mil.pooling import Attention, GatedAttention, Max, Mean
 from papsmear.mil.recurrent import Recurrent, RecurrentEnsemble
+from papsmear.mil.transmil import TransMIL, TransMILUnordered
 
 HEADS: dict[str, type[Head]] = {
     "gated_attention": GatedAttention,
@@ -20,6 +21,8 @@ HEADS: dict[str, type[Head]] = {
     "clam_sb": ClamSB,
     "clam_mb": ClamMB,
     "dsmil": DSMIL,
+    "transmil": TransMIL,
+    "transmil_unordered": TransMILUnordered,
     "recurrent": Recurrent,
     "recurrent_ensemble": RecurrentEnsemble,
 }

@@ -149,6 +149,7 @@ def test_the_standardisation_travels_with_the_weights_and_does_what_it_says() ->
     [
         ("maximum", {}, "gated_attention"),
         ("mean", {"hidden": 3}, "hidden"),
+        ("transmil", {"embedding": 100}, "embedding 100 is not a multiple of heads 8"),
         ("recurrent", {"tops": [10, 0]}, r"tops \[10, 0\]"),
     ],
 )
