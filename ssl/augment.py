@@ -3,6 +3,9 @@
 The official pipeline (Caron et al. 2021, repository) works with Pillow; the same operations on uint8 arrays by
 look-up tables and OpenCV take a fraction of the time and stay within a grey level (a test compares). Views leave
 as uint8; the training device normalises them.
+
+Beside the official list stand choices for cytology, all off by default. They draw from the generator only where they
+are on, so the views of a run without them stay what they were.
 """
 
 import math
@@ -12,8 +15,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from papsmear.errors import UsageError
+from papsmear.ssl.stain import adjust_stains
+
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 _LEVELS = np.arange(256, dtype=np.float32)
+_SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13  # Pillow's ImageFilter.SMOOTH
 _SOLARISED = np.where(_LEVELS < 128, _LEVELS, 255 - _LEVELS).astype(np.uint8)
 
 
@@ -23,6 +30,15 @@ class TwoViews:
 
     `scale` is the share of the picture's area that a view shows: 0.14 to 1, as the official repository advises where
     there are no local crops. Pairs are (first view, second view).
+
+    The choices for cytology:
+    `turns`: one of the eight symmetries of the square, each as likely; cells have no up.
+    `stain_jitter`: s of Tellez et al. 2018: stains times U(1 - s, 1 + s) plus U(-s, s); 0.05 is their light jitter.
+    `hsv_jitter`: of hue, saturation and value: the hue moves by U(-h, h) of the circle, the others are multiplied by
+    U(1 - x, 1 + x); with sharpening among the augmentations of Cheng et al. 2021 (Nat Commun 12:5639).
+    `sharpen_p`: how often a view is sharpened, by a factor U(1, 2) in the sense of Pillow's ImageEnhance.Sharpness.
+    `nucleus_scale`: in place of `scale`: how large a nucleus may be in a view, 1 being its size in the tile. At scale
+    0.14 to 1 the same nucleus is seen at diameters that differ 2.7 times, more than dysplasia makes it grow.
     """
 
     crop_px: int = 224
@@ -36,25 +52,54 @@ class TwoViews:
     blur_p: tuple[float, float] = (1.0, 0.1)
     blur_radius: tuple[float, float] = (0.1, 2.0)
     solarise_p: tuple[float, float] = (0.0, 0.2)
+    turns: bool = False
+    stain_jitter: float = 0.0
+    hsv_jitter: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    sharpen_p: float = 0.0
+    nucleus_scale: tuple[float, float] | None = None
 
     def __call__(self, picture: Picture, rng: np.random.Generator) -> NDArray[np.uint8]:
         """Two views (2, crop_px, crop_px, 3)."""
         return np.stack([self._view(picture, index, rng) for index in range(2)])
 
     def _view(self, picture: Picture, index: int, rng: np.random.Generator) -> Picture:
-        x, y, w, h = draw_crop(rng, picture.shape[1], picture.shape[0], self.scale)
+        x, y, w, h = draw_crop(rng, picture.shape[1], picture.shape[0], self.area_share(picture))
         view = resize(picture[y : y + h, x : x + w], self.crop_px)
         if rng.random() < 0.5:
             view = np.ascontiguousarray(view[:, ::-1])
+        if self.turns and (quarters := int(rng.integers(4))):
+            view = np.asarray(cv2.rotate(view, quarters - 1), np.uint8)  # OpenCV counts from 0, clockwise
+        if self.stain_jitter:
+            low, high = 1 - self.stain_jitter, 1 + self.stain_jitter
+            view = adjust_stains(view, rng.uniform(low, high, 3), rng.uniform(low, high, 3) - 1)
+        if any(self.hsv_jitter):
+            view = adjust_hsv(view, *rng.uniform(-1, 1, 3) * self.hsv_jitter + (0, 1, 1))
         if rng.random() < self.jitter_p:
             view = self._jitter(view, rng)
         if rng.random() < self.grey_p:
             view = np.asarray(cv2.cvtColor(grey(view), cv2.COLOR_GRAY2RGB), np.uint8)
         if rng.random() < self.blur_p[index]:
             view = blur(view, rng.uniform(*self.blur_radius))
+        if self.sharpen_p and rng.random() < self.sharpen_p:
+            view = adjust_sharpness(view, rng.uniform(1, 2))
         if rng.random() < self.solarise_p[index]:
             view = np.asarray(cv2.LUT(view, _SOLARISED), np.uint8)
         return view
+
+    def area_share(self, picture: Picture) -> tuple[float, float]:
+        """Smallest and largest share of the picture that a view shows: `scale`, or what `nucleus_scale` comes to."""
+        if self.nucleus_scale is None:
+            return self.scale
+        small, large = self.nucleus_scale
+        area = picture.shape[0] * picture.shape[1]
+        least, most = (self.crop_px / large) ** 2 / area, (self.crop_px / small) ** 2 / area
+        if least > 1:
+            least_scale = self.crop_px / math.sqrt(area)
+            raise UsageError(
+                f"data.nucleus_scale {small} to {large}: a view of {self.crop_px} px of a whole tile shows nuclei at "
+                f"{least_scale:.2f} of their size; give values around that or larger, or a smaller crop_px"
+            )
+        return least, min(most, 1.0)
 
     def _jitter(self, view: Picture, rng: np.random.Generator) -> Picture:
         """Brightness, contrast, saturation and hue, in random order."""
@@ -121,6 +166,22 @@ def adjust_hue(picture: Picture, turn: float) -> Picture:
     hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV_FULL)
     hsv[..., 0] += np.uint8(int(turn * 255) % 256)  # a byte, which wraps; torchvision truncates too
     return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL), np.uint8)
+
+
+def adjust_hsv(picture: Picture, turn: float, saturation: float, value: float) -> Picture:
+    """Hue shifted by `turn` of the colour circle, saturation and value times their factors."""
+    hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV_FULL)
+    tables = np.stack([(_LEVELS + round(turn * 256)) % 256, saturation * _LEVELS, value * _LEVELS], -1)
+    changed = cv2.LUT(hsv, np.clip(tables.round(), 0, 255).astype(np.uint8)[None])
+    return np.asarray(cv2.cvtColor(changed, cv2.COLOR_HSV2RGB_FULL), np.uint8)
+
+
+def adjust_sharpness(picture: Picture, factor: float) -> Picture:
+    """Distances from the smoothed picture times `factor`; the outermost pixels stay as they are."""
+    smooth = cv2.filter2D(picture, -1, _SMOOTH)
+    sharp = cv2.addWeighted(picture, factor, smooth, 1 - factor, 0)
+    sharp[[0, -1]], sharp[:, [0, -1]] = picture[[0, -1]], picture[:, [0, -1]]
+    return np.asarray(sharp, np.uint8)
 
 
 def blur(picture: Picture, sigma_px: float) -> Picture:

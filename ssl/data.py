@@ -1,46 +1,26 @@
 """Tiles for DINO: the shards of the training slides, each tile once an epoch, two views of each.
 
-The order of an epoch is computed, not streamed: it follows from seed and epoch alone, and ranks and workers only take
-their parts of it. So it is the same for any number of them, no worker can run dry and hang the others, and a run
-that goes on goes on in the same order. Reading stays local all the same: runs of neighbouring tiles are
-shuffled, and then the tiles within windows of many runs.
+The order of an epoch is computed, not streamed (`papsmear.ssl.order`).
 
 Shapes: B images of this rank, 2 views of each.
 """
 
-import tarfile
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
-import numpy as np
-import simplejpeg
 import torch
 from lightning.pytorch import LightningDataModule
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torch.utils.data.distributed import DistributedSampler
+from torch.utils.data import DataLoader
 
-from papsmear import seeds
 from papsmear.cohort import Slide, read_slides
-from papsmear.errors import InputError, UsageError
+from papsmear.errors import UsageError
 from papsmear.ssl.augment import TwoViews
-from papsmear.tiling.shards import END_OF_TAR, TILES_A_SHARD, read_slide_json, shard_name, slide_folders
-
-RUN = 32  # neighbouring tiles that are shuffled as one
-WINDOW = 64 * RUN  # tiles that are mixed with each other: 40 MB of shards, and the runs of 64 places
-
-Position = tuple[int, int]  # epoch, and index of a tile among all
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A tar of `n_tiles` tiles."""
-
-    path: Path
-    n_tiles: int
+from papsmear.ssl.order import TileOrder
+from papsmear.ssl.tiles import Shard, Tiles, find_shards
+from papsmear.tiling.shards import read_slide_json, slide_folders
 
 
 class TileData(LightningDataModule):
@@ -55,6 +35,11 @@ class TileData(LightningDataModule):
         workers: int = 4,
         crop_px: int = 224,
         crop_scale: tuple[float, float] = (0.14, 1.0),
+        turns: bool = False,
+        stain_jitter: float = 0.0,
+        hsv_jitter: tuple[float, float, float] = (0.0, 0.0, 0.0),
+        sharpen_p: float = 0.0,
+        nucleus_scale: tuple[float, float] | None = None,
         seed: int = 0,
     ) -> None:
         """Takes what decides the batches.
@@ -67,12 +52,25 @@ class TileData(LightningDataModule):
             workers: Loading processes a device.
             crop_px: Side of a view; as the model's input_px.
             crop_scale: Smallest and largest share of a tile's area that a view shows.
+            turns: Whether views are turned by multiples of 90° and flipped both ways.
+            stain_jitter: Largest change of each stain; 0.05 is light.
+            hsv_jitter: Largest change of hue (1 is the whole circle), saturation and value.
+            sharpen_p: How often a view is sharpened.
+            nucleus_scale: In place of crop_scale: smallest and largest size of a nucleus in a view; 1 as in the tile.
             seed: Decides order and views.
         """
         super().__init__()
         self.shards, self.slides, self.fold = Path(shards), Path(slides), fold
         self.batch_size, self.workers, self.seed = batch_size, workers, seed
-        self.views = TwoViews(crop_px=crop_px, scale=crop_scale)
+        self.views = TwoViews(
+            crop_px=crop_px,
+            scale=crop_scale,
+            turns=turns,
+            stain_jitter=stain_jitter,
+            hsv_jitter=hsv_jitter,
+            sharpen_p=sharpen_p,
+            nucleus_scale=nucleus_scale,
+        )
         self.train_slides: tuple[str, ...] = ()
         self.mpp: float | None = None
         self._found: list[Shard] = []
@@ -110,16 +108,23 @@ class TileData(LightningDataModule):
                 "give a smaller --data.batch_size, or more slides"
             )
 
-    def train_dataloader(self) -> DataLoader[Tensor]:
+    def train_dataloader(self) -> "TimedLoader":
         """The batches of this rank."""
         return self.loader(self.trainer.global_rank, self.trainer.world_size) if self.trainer else self.loader()
 
-    def loader(self, rank: int = 0, world: int = 1) -> DataLoader[Tensor]:
+    def tiles(self) -> Tiles:
+        """The tiles, by their index."""
+        return Tiles(self._found, self.views, self.seed)
+
+    def order(self, rank: int = 0, world: int = 1) -> TileOrder:
+        """The order in which one of `world` ranks sees them."""
+        return TileOrder(self.n_tiles, self.batch_size, self.seed, rank, world)
+
+    def loader(self, rank: int = 0, world: int = 1) -> "TimedLoader":
         """The batches of one of `world` ranks; its sampler's `set_epoch` chooses the epoch."""
-        order = TileOrder(self.n_tiles, self.batch_size, self.seed, rank, world)
-        return DataLoader(
-            Tiles(self._found, self.views, self.seed),
-            sampler=order,
+        return TimedLoader(
+            self.tiles(),
+            sampler=self.order(rank, world),
             batch_size=None,  # the sampler gives whole batches
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
@@ -145,104 +150,23 @@ def training_slides(slides: Path, fold: int | None) -> list[Slide]:
     return chosen
 
 
-def find_shards(folder: Path, slide_json: dict[str, object]) -> list[Shard]:
-    """A slide's shards. InputError naming the tar where one is missing or cut short."""
-    counts = slide_json["counts"]
-    assert isinstance(counts, dict)
-    found, left = [], int(counts["tiles"])
-    for index in range(int(counts["shards"])):
-        path = folder / shard_name(str(slide_json["slide_id"]), index)
-        try:
-            with path.open("rb") as file:
-                file.seek(-min(len(END_OF_TAR), path.stat().st_size), 2)
-                ends_well = file.read() == END_OF_TAR
-        except OSError as error:
-            raise InputError(f"{path}: {error.strerror}; {_remedy(folder)}") from error
-        if not ends_well:
-            raise InputError(f"{path}: the shard is cut short; {_remedy(folder)}")
-        found.append(Shard(path, min(left, TILES_A_SHARD)))
-        left -= found[-1].n_tiles
-    return found
+class TimedLoader(DataLoader[Tensor]):
+    """A DataLoader that knows how long it has let others wait."""
 
+    waited_seconds = 0.0
 
-class TileOrder(DistributedSampler[list[Position]]):
-    """The batches of an epoch, for one rank: every tile once over all ranks, but for an incomplete last batch.
-
-    A batch is the same tiles for any number of ranks. It is a DistributedSampler, so that lightning leaves it as it is
-    and tells it the epoch.
-    """
-
-    def __init__(self, n_tiles: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
-        self.n_tiles, self.batch_size, self.rank, self.world = n_tiles, batch_size, rank, world
-        self.seed, self.epoch = seed, 0
-
-    def __len__(self) -> int:
-        return self.n_tiles // self.batch_size
-
-    def __iter__(self) -> Iterator[list[Position]]:
-        order = epoch_order(self.n_tiles, self.seed, self.epoch)
-        share = self.batch_size // self.world
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            mine = order[start + self.rank * share : start + (self.rank + 1) * share]
-            yield [(self.epoch, int(index)) for index in mine]
-
-
-def epoch_order(n_tiles: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """A permutation (n_tiles,): runs of neighbouring tiles shuffled, then the tiles within windows."""
-    rng = seeds.rng(seed, "order", epoch)
-    runs = rng.permutation(-(-n_tiles // RUN))
-    order = (runs[:, None] * RUN + np.arange(RUN)).reshape(-1)
-    order = order[order < n_tiles]
-    for start in range(0, n_tiles, WINDOW):
-        rng.shuffle(order[start : start + WINDOW])
-    return order
-
-
-class Tiles(Dataset[Tensor]):
-    """Batches by the positions of their tiles; a shard's index is read when its first tile is wanted."""
-
-    def __init__(self, shards: list[Shard], views: TwoViews, seed: int) -> None:
-        self.shards, self.views, self.seed = shards, views, seed
-        self.ends = np.cumsum([shard.n_tiles for shard in shards])
-        self._members: dict[int, NDArray[np.int64]] = {}
-
-    def __getitem__(self, positions: list[Position]) -> Tensor:
-        """Two views of each tile, (B, 2, crop_px, crop_px, 3) uint8."""
-        return torch.from_numpy(np.stack([self._views(epoch, index) for epoch, index in positions]))
-
-    def _views(self, epoch: int, index: int) -> NDArray[np.uint8]:
-        number = int(np.searchsorted(self.ends, index, side="right"))
-        path, within = self.shards[number].path, index - int(self.ends[number])  # counted from the end: negative
-        if number not in self._members:
-            self._members[number] = read_index(self.shards[number])
-        offset, size = self._members[number][within]
-        with path.open("rb") as file:
-            file.seek(offset)
-            jpeg = file.read(size)
-        try:
-            picture = simplejpeg.decode_jpeg(jpeg)
-        except ValueError as error:
-            raise InputError(
-                f"{path}: the tile at byte {offset} is no JPEG ({error}); {_remedy(path.parent)}"
-            ) from error
-        return self.views(picture, seeds.rng(self.seed, "views", epoch, index))
-
-
-def read_index(shard: Shard) -> NDArray[np.int64]:
-    """Offset and size in bytes (n_tiles, 2) of the JPEG members of a tar."""
-    try:
-        with tarfile.open(shard.path, mode="r:") as tar:
-            members = [(member.offset_data, member.size) for member in tar if member.name.endswith(".jpg")]
-    except (tarfile.TarError, OSError) as error:
-        raise InputError(f"{shard.path}: the shard is damaged ({error}); {_remedy(shard.path.parent)}") from error
-    if len(members) != shard.n_tiles:
-        raise InputError(f"{shard.path}: holds {len(members)} tiles, not {shard.n_tiles}; {_remedy(shard.path.parent)}")
-    return np.array(members, np.int64).reshape(-1, 2)
+    def __iter__(self) -> Iterator[Tensor]:  # type: ignore[override]  # all that is asked of it is to be iterated
+        batches = super().__iter__()
+        while True:
+            began = time.monotonic()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            finally:
+                self.waited_seconds += time.monotonic() - began
+            yield batch
 
 
 def _start_worker(number: int) -> None:
     cv2.setNumThreads(0)  # workers are the parallelism; OpenCV's own threads would only fight over the cores
-
-
-def _remedy(folder: Path) -> str:
-    return f"delete the folder {folder} and run papsmear tile again"

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from papsmear.errors import InputError, UsageError
-from papsmear.ssl.data import TileData, epoch_order
+from papsmear.ssl.data import TileData
+from papsmear.ssl.order import epoch_order
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
 SIDE = 16
