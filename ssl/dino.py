@@ -9,18 +9,16 @@ Shapes: B images of this rank, 2 views of each, D features, K outputs of the hea
 
 import copy
 import math
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import SGD, AdamW, Optimizer
 
-from papsmear.errors import InputError, UsageError
+from papsmear.errors import UsageError
 from papsmear.progress import say
 from papsmear.ssl.card import EncoderCard
 from papsmear.ssl.data import TileData
@@ -29,6 +27,7 @@ from papsmear.ssl.head import DINOHead
 from papsmear.ssl.loss import DINOLoss, entropy
 from papsmear.ssl.network import create_network, feature_width
 from papsmear.ssl.schedules import Schedules
+from papsmear.ssl.watch import Figures, Watch, feature_std, non_finite
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 EXPORTED = "encoder.safetensors"
@@ -105,7 +104,7 @@ class DINO(LightningModule):
         self.loss = DINOLoss(outputs, student_temperature, centre_momentum)
         self.register_buffer("mean", 255 * torch.tensor(IMAGENET_MEAN), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(IMAGENET_STD), persistent=False)
-        self._last_batch_seconds = 0.0
+        self.figures = Figures(0, math.nan, math.nan, math.nan)
 
     @property
     def data(self) -> TileData:
@@ -147,6 +146,10 @@ class DINO(LightningModule):
         groups = decay_groups(self.student)
         return SGD(groups, lr=0.0, momentum=0.9) if self.told.optimizer == "sgd" else AdamW(groups)
 
+    def configure_callbacks(self) -> list[Callback]:
+        """What watches over the run."""
+        return [Watch(self.told.outputs)]
+
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """The loss () of a batch (B, 2, H, W, 3) uint8, after which the centre moves."""
         images = self.normalise(batch.transpose(0, 1).flatten(0, 1))  # (2B, 3, H, W)
@@ -156,16 +159,21 @@ class DINO(LightningModule):
         temperature = self.schedules.temperature(self.current_epoch)
         probabilities = self.loss.teacher_probabilities(teacher, temperature)
         loss: Tensor = self.loss(student, probabilities)
-        if not torch.isfinite(loss):
-            raise InputError(
-                f"{self.trainer.default_root_dir}: the loss is {loss.item()} at step {self.global_step}, epoch "
-                f"{self.current_epoch}; start in another folder, with a lower --model.base_lr"
-            )
+        said, spread = entropy(probabilities), feature_std(features)
+        # one transfer for all that is looked at in every step
+        self.figures = Figures(self.global_step, *torch.stack([loss.detach(), said, spread]).tolist())
+        if not math.isfinite(self.figures.loss):
+            raise non_finite(self.trainer, self.data, self.figures, batch_idx)
         self.loss.update_centre(teacher)
-        self.log("train/loss", loss, prog_bar=True)
-        self.log("train/teacher_entropy", entropy(probabilities), prog_bar=True)
-        self.log("train/feature_std", feature_std(features), prog_bar=True)
-        self.log("train/teacher_temperature", temperature)
+        figures = {
+            "train/loss": loss,
+            "train/kl": loss.detach() - said,  # cross-entropy = entropy + KL divergence, equation 5
+            "train/teacher_entropy": said,
+            "train/feature_std": spread,
+            "train/centre_norm": self.loss.centre.norm(),
+            "train/teacher_temperature": temperature,
+        }
+        self.log_dict(figures, prog_bar=True)
         return loss
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -174,7 +182,8 @@ class DINO(LightningModule):
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
         """Clips each parameter's gradient on its own; the last layer gets none in the first epochs."""
-        clip_each(self.student.parameters(), self.told.clip_norm)
+        norm = clip_each(self.student.parameters(), self.told.clip_norm)
+        self.log("train/gradient_norm", norm, prog_bar=True)
         if self.current_epoch < self.told.frozen_last_layer_epochs:
             for parameter in self.student.head.last_layer.parameters():
                 parameter.grad = None
@@ -190,15 +199,8 @@ class DINO(LightningModule):
             group["weight_decay"] = decay if group["decays"] else 0.0
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         move_average(self.teacher, self.student, momentum)
-        self.log_dict({"train/lr": lr, "train/weight_decay": decay, "train/ema_momentum": momentum})
-
-    def on_train_batch_end(self, outputs: Any, batch: Tensor, batch_idx: int) -> None:
-        """Logs the speed, over all devices."""
-        now = time.monotonic()
-        if batch_idx:
-            speed = len(batch) * self.trainer.world_size / (now - self._last_batch_seconds)
-            self.log("train/images_per_second", speed, prog_bar=True)
-        self._last_batch_seconds = now
+        self.log("train/lr", lr, prog_bar=True)
+        self.log_dict({"train/weight_decay": decay, "train/ema_momentum": momentum})
 
     def on_train_epoch_end(self) -> None:
         """Exports the teacher's backbone into the run's folder."""
@@ -226,24 +228,17 @@ def decay_groups(module: nn.Module) -> list[dict[str, Any]]:
 
 
 @torch.no_grad()
-def clip_each(parameters: Iterable[nn.Parameter], clip_norm: float) -> None:
-    """Scales each gradient whose own norm is above `clip_norm` down to it."""
+def clip_each(parameters: Iterable[nn.Parameter], clip_norm: float) -> Tensor:
+    """Scales each gradient whose own norm is above `clip_norm` down to it; gives the norm () of all before that."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    for gradient, norm in zip(gradients, torch._foreach_norm(gradients), strict=True):
+    norms = torch._foreach_norm(gradients)
+    for gradient, norm in zip(gradients, norms, strict=True):
         gradient.mul_((clip_norm / (norm + 1e-6)).clamp(max=1))
+    total: Tensor = torch.stack(norms).norm()
+    return total
 
 
 @torch.no_grad()
 def move_average(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """teacher = momentum · teacher + (1 - momentum) · student, over parameters, not buffers."""
     torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
-
-
-def feature_std(features: Tensor) -> Tensor:
-    """Standard deviation () over the batch of L2-normalised features (2, B, D), mean over D, times √D.
-
-    Near 1 for features in all directions; 0 where all images have the same features.
-    """
-    unit = F.normalize(features.float(), dim=-1)
-    spread: Tensor = unit.std(dim=1, correction=0).mean() * unit.shape[-1] ** 0.5
-    return spread

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from papsmear.cli import main
 from papsmear.errors import InputError, UsageError
 from papsmear.ssl.data import TileData
-from papsmear.ssl.dino import DINO, clip_each, decay_groups, feature_std, move_average
+from papsmear.ssl.dino import DINO, clip_each, decay_groups, move_average
 from papsmear.ssl.encoder import embed_images, load_encoder
 from papsmear.training import HARMLESS
 
@@ -172,11 +172,6 @@ def test_the_teacher_moves_by_parameters_not_buffers() -> None:
     torch.testing.assert_close(teacher.weight.data, torch.full((2,), 1.2))
     assert teacher.running_mean is not None
     assert not teacher.running_mean.any()
-
-
-def test_feature_std_of_collapsed_and_of_spread_features() -> None:
-    assert float(feature_std(torch.ones(2, 8, 16))) < 1e-6
-    assert float(feature_std(torch.randn(2, 512, 64))) == pytest.approx(1, abs=0.05)
 
 
 def test_the_teacher_starts_as_the_student_drops_nothing_and_trains_its_norms() -> None:
