@@ -34,6 +34,7 @@ COMMANDS = {
     "tile": Command("papsmear.tiling.tile:tile", "slides to tiles in shards"),
     "verify": Command("papsmear.tiling.verify:verify", "check shards, name damaged ones", ("shards",)),
     "crop": Command("papsmear.tiling.crop:crop", "annotated cells and tiles as labelled sets"),
+    "show-batch": Command("papsmear.ssl.show:show_batch", "a picture of tiles and the views that DINO sees of them"),
     "embed": Command("papsmear.mil.embed:embed", "shards to feature bags"),
     "probe": Command("papsmear.probes.probe:probe", "the probe report of one or several encoders"),
     "diagnose": Command("papsmear.mil.diagnose:diagnose", "slide files to diagnosis, top tiles, heat map", ("slides",)),
@@ -65,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _usage() -> str:
-    lines = [f"  {name:<10}{command.does}" for name, command in COMMANDS.items()]
-    lines.append(f"  {'fit':<10}train from a configuration: DINO (configs/ssl/*.yaml) or MIL (configs/mil.yaml)")
+    lines = [f"  {name:<12}{command.does}" for name, command in COMMANDS.items()]
+    lines.append(f"  {'fit':<12}train from a configuration: DINO (configs/ssl/*.yaml) or MIL (configs/mil.yaml)")
     lines.append("  validate, test, predict   the same for a trained model; `lightning fit` is `papsmear fit`")
     return (
         "usage: papsmear COMMAND [-c FILE] [--a.b=value ...] [--print_config]\n\n"
