@@ -148,7 +148,7 @@ class Watch(Callback):
         if trainer.is_global_zero:
             workers = getattr(trainer.train_dataloader, "num_workers", 0)
             say(
-                f"data_wait: {share:.0%} of the last {self.signs.steps} steps' time was spent waiting for tiles; give "
+                f"data_wait: {share:.1%} of the last {self.signs.steps} steps' time was spent waiting for tiles; give "
                 f"more --data.workers (now {workers} a device; up to one a core), or copy the shards to a local disk"
             )
 
