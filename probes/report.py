@@ -18,7 +18,9 @@ from papsmear.files import write_text
 from papsmear.page import figure_uri, picture_uri, render
 from papsmear.probes import plots, published
 from papsmear.probes.datasets import CellSet
-from papsmear.probes.protocol import TEST_SHARE, Score, Spread
+from papsmear.probes.protocol import Score
+from papsmear.probes.scores import Spread
+from papsmear.probes.splits import TEST_SHARE
 from papsmear.ssl.card import EncoderCard
 
 if TYPE_CHECKING:

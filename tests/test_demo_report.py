@@ -24,8 +24,9 @@ from papsmear.mil.truth import hold_a_cell, read_cells
 from papsmear.page import RESEARCH_USE_ONLY
 from papsmear.probes.classes import HERLEV
 from papsmear.probes.datasets import CellSet
-from papsmear.probes.protocol import Score, Spread
+from papsmear.probes.protocol import Score
 from papsmear.probes.report import Results, results_json
+from papsmear.probes.scores import Spread
 from papsmear.ssl.card import EncoderCard
 from papsmear.tiling.shards import ShardWriter, Tile
 

@@ -1,5 +1,6 @@
 """The faiss k-NN against a brute-force loop and against scikit-learn."""
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.neighbors import KNeighborsClassifier
 
-from papsmear.probes.knn import neighbours, normalised, votes
+from papsmear.probes.knn import EXP, PLAIN, exp_votes, neighbours, normalised, predict_knn, votes
 
 
 def features(n: int, seed: int, width: int = 6) -> NDArray[np.float32]:
@@ -27,11 +28,12 @@ def test_rows_have_length_one_and_a_row_of_zeros_stays() -> None:
 def test_neighbours_are_those_of_a_brute_force_loop(n_train: int, n_query: int, seed: int, data: st.DataObject) -> None:
     k = data.draw(st.integers(1, n_train))
     train, queries = features(n_train, seed), 10 * features(n_query, seed + 1)
-    found = neighbours(train, queries, k)
-    for row, query in zip(found, queries.astype(float), strict=True):
+    found, similarities = neighbours(train, queries, k)
+    for row, told, query in zip(found, similarities, queries.astype(float), strict=True):
         cosine = [float(query @ t / np.linalg.norm(query) / np.linalg.norm(t)) for t in train.astype(float)]
         expected = sorted(cosine, reverse=True)[:k]
         np.testing.assert_allclose([cosine[i] for i in row], expected, atol=1e-6)
+        np.testing.assert_allclose(told, expected, atol=1e-6)
         assert len(set(row)) == k
 
 
@@ -56,7 +58,7 @@ def test_predictions_are_scikit_learns_wherever_no_two_classes_tie(k: int) -> No
     theirs = KNeighborsClassifier(k).fit(normalised(train), labels)
     shares = np.sort(theirs.predict_proba(normalised(queries)), axis=1)
     clear = shares[:, -1] > shares[:, -2]
-    ours = votes(labels[neighbours(train, queries, k)], 4)
+    ours = votes(labels[neighbours(train, queries, k)[0]], 4)
     assert clear.sum() > 40
     np.testing.assert_array_equal(ours[clear], theirs.predict(normalised(queries))[clear])
 
@@ -64,4 +66,34 @@ def test_predictions_are_scikit_learns_wherever_no_two_classes_tie(k: int) -> No
 def test_the_length_of_a_feature_does_not_matter() -> None:
     train, queries = features(50, 4), features(9, 5)
     stretch = np.linspace(0.01, 100, 50, dtype=np.float32)[:, None]
-    np.testing.assert_array_equal(neighbours(train * stretch, queries, 7), neighbours(train, queries, 7))
+    np.testing.assert_array_equal(neighbours(train * stretch, queries, 7)[0], neighbours(train, queries, 7)[0])
+
+
+@given(k=st.integers(1, 12), n_classes=st.integers(2, 5), seed=st.integers(0, 999))
+def test_weighted_votes_are_those_of_a_brute_force_loop(k: int, n_classes: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    labels, similarities = generator.integers(0, n_classes, (6, k)), generator.uniform(-1, 1, (6, k)).astype(np.float32)
+    expected = []
+    for row, alike in zip(labels, similarities, strict=True):
+        sums = [0.0] * n_classes
+        for label, similarity in zip(row, alike, strict=True):
+            sums[label] += math.exp(float(similarity) / 0.07)
+        expected.append(sums.index(max(sums)))
+    assert exp_votes(labels, similarities, n_classes).tolist() == expected
+
+
+def test_one_near_neighbour_outweighs_two_farther_ones() -> None:
+    """At 0.9 against 0.8 a vote weighs exp(0.1 / 0.07) = 4.2 times as much."""
+    labels, similarities = np.array([[0, 1, 1], [0, 1, 1]]), np.array([[0.9, 0.8, 0.8], [0.9, 0.88, 0.88]], np.float32)
+    assert votes(labels, 2).tolist() == [1, 1]
+    assert exp_votes(labels, similarities, 2).tolist() == [0, 1]
+
+
+def test_one_search_serves_every_k_and_both_kinds_of_votes() -> None:
+    train, queries = features(60, 7), features(20, 8)
+    labels = np.random.default_rng(9).integers(0, 3, 60)
+    found = predict_knn(train, labels, queries, [1, 5, 20], 3)
+    for k in (1, 5, 20):
+        near, similarities = neighbours(train, queries, k)
+        np.testing.assert_array_equal(found[PLAIN][k], votes(labels[near], 3))
+        np.testing.assert_array_equal(found[EXP][k], exp_votes(labels[near], similarities, 3))

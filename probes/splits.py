@@ -1,0 +1,97 @@
+"""Splits of a set into a training and a test part: random as published, and grouped by source picture.
+
+Cells cut out of one picture share its stain, focus and neighbours, so a cell of the same picture in the training part
+gives a test cell away. Herlev and SIPaKMeD name the picture in each file name. A `Part` is the indices of the training
+cells and those of the test cells. Every split is the same for every encoder.
+"""
+
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from papsmear.probes.datasets import CellSet
+from papsmear.probes.knn import Ints
+from papsmear.seeds import derive, rng
+
+TEST_SHARE = 0.25
+INNER_FOLDS = 5
+_OUTER_FOLDS = round(1 / TEST_SHARE)
+
+# <picture>-<number>-<cell> in Herlev; <picture>_<cell> in SIPaKMeD, whose classes count their pictures separately.
+_PICTURE = {"herlev": r"(\d+)-\d+-\d+", "sipakmed": r"(\d+)_\d+"}
+
+Part = tuple[Ints, Ints]
+
+
+def split(labels: Ints, seed: int, run: int) -> Part:
+    """A random split, stratified: a quarter of each class is tested, at least one cell. Each class needs two cells."""
+    train, test = [], []
+    generator = rng(seed, "split", run)
+    for label in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        n_test = max(1, round(TEST_SHARE * len(members)))
+        test.append(members[:n_test])
+        train.append(members[n_test:])
+    return np.sort(np.concatenate(train)), np.sort(np.concatenate(test))
+
+
+def random_splits(labels: Ints, runs: int, seed: int) -> list[Part]:
+    """The published splits."""
+    return [split(labels, seed, run) for run in range(runs)]
+
+
+def source_pictures(cells: CellSet) -> Ints | None:
+    """The source picture of each cell (N,), counted from 0; None where the file names do not tell it."""
+    names = []
+    for path, label in zip(cells.paths, cells.labels, strict=True):
+        told = re.match(_PICTURE[cells.name], PurePosixPath(path).stem)
+        if told is None:
+            return None
+        names.append(told[1] if cells.name == "herlev" else f"{label}/{told[1]}")
+    return np.unique(names, return_inverse=True)[1].astype(np.int64)
+
+
+def grouped_splits(labels: Ints, pictures: Ints | None, runs: int, seed: int) -> list[Part]:
+    """Splits in which no picture is on both sides: scikit-learn's StratifiedGroupKFold of four, a fold tested a run.
+
+    So four runs test every cell once; runs beyond deal the pictures anew. Empty where the pictures are not known, or
+    where a class comes from fewer than four of them.
+    """
+    if pictures is None or min(len(np.unique(pictures[labels == label])) for label in np.unique(labels)) < _OUTER_FOLDS:
+        return []
+    parts: list[Part] = []
+    for deal in range(-(-runs // _OUTER_FOLDS)):
+        folds = StratifiedGroupKFold(_OUTER_FOLDS, shuffle=True, random_state=_state(seed, "grouped split", deal))
+        parts += [(train, test) for train, test in folds.split(labels, labels, pictures)]
+    return parts[:runs]
+
+
+def inner_folds(labels: Ints, pictures: Ints | None, seed: int) -> list[Part]:
+    """Folds inside a training part, to choose k or C by: stratified, and grouped where its cells' `pictures` are given.
+
+    Five, or fewer where there are not as many cells or pictures. Empty where there are not two.
+    """
+    n_pictures = len(labels) if pictures is None else len(np.unique(pictures))
+    count = min(INNER_FOLDS, int(np.bincount(labels).max()), n_pictures)
+    if count < 2:
+        return []
+    kind = StratifiedKFold if pictures is None else StratifiedGroupKFold
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class")  # it is then missing in some of the folds
+        folds = kind(count, shuffle=True, random_state=_state(seed, "inner folds"))
+        found = list(folds.split(labels, labels, pictures))
+    return [(fit, check) for fit, check in found if len(fit) and len(check)]
+
+
+def smallest_training_part(parts: Sequence[Part]) -> int:
+    """The number of training cells of the split that has fewest."""
+    return min(len(train) for train, _ in parts)
+
+
+def _state(seed: int, *position: int | str) -> int:
+    """A seed of the 32 bits that scikit-learn takes."""
+    return derive(seed, *position) % 2**32
