@@ -1,5 +1,6 @@
 """Paired comparisons of encoders: the difference of weighted F1, with the bootstrap's interval of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from papsmear.probes.bootstrap import Interval, interval
@@ -25,7 +26,7 @@ class Difference:
         return not self.interval[0] <= 0 <= self.interval[1]
 
 
-def differences(results: dict[str, dict[Protocol, Result]]) -> list[Difference]:
+def differences(results: Mapping[str, Mapping[Protocol, Result]]) -> list[Difference]:
     """Every two encoders of a set under every protocol, from encoder → protocol → result."""
     names, found = list(results), []
     for i, first in enumerate(names):

@@ -7,7 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from papsmear.probes.classes import CellClass
+from papsmear.probes.fewshot import Shot
 from papsmear.probes.protocol import Score
+from papsmear.probes.results import LINEAR, PROTOTYPE
 
 INK, SOFT, LINE = "#1d2733", "#5b6878", "#dfe4ea"
 COLOURS = ("#7a3e9d", "#e08a00", "#2a7f9e", "#b3436b", "#5a8f3c", "#8a6d3b", "#4b5fb5", "#7f8c99")
@@ -55,6 +57,33 @@ def f1_by_k(scores: Mapping[str, Score]) -> Figure:
     axes.set_xlabel("k")
     axes.set_ylabel("weighted F1, %")
     _plain(axes)
+    return figure
+
+
+def few_shot_curves(shots: Mapping[str, list[Shot]]) -> Figure:
+    """One set's weighted F1 against the number of training cells: a share of them (left), n of each class (right)."""
+    figure = Figure(figsize=(10.5, 3.2), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, ending, title in zip(
+        panels, ("%", "shot"), ("share of the training part", "cells of each class"), strict=True
+    ):
+        ticks: dict[float, str] = {}
+        for i, (name, of_encoder) in enumerate(shots.items()):
+            for probe, style in ((LINEAR, "o-"), (PROTOTYPE, "s--")):
+                curve = [shot for shot in of_encoder if shot.probe == probe and shot.amount.endswith(ending)]
+                means = 100 * np.array([shot.weighted_f1.mean for shot in curve])
+                sds = 100 * np.array([shot.weighted_f1.sd for shot in curve])
+                cells = [shot.cells for shot in curve]
+                axes.plot(cells, means, style, color=colour(i), markersize=3.5, linewidth=1.4, label=f"{name}, {probe}")
+                axes.fill_between(cells, means - sds, means + sds, color=colour(i), alpha=0.10, linewidth=0)
+                ticks |= {shot.cells: f"{shot.amount.removesuffix('-shot')}\n({shot.cells:.0f})" for shot in curve}
+        axes.set_xscale("log")
+        axes.set_xticks(list(ticks), list(ticks.values()))
+        axes.minorticks_off()
+        axes.set_xlabel(f"{title} (number of cells)")
+        _plain(axes)
+    panels[0].set_ylabel("weighted F1, %")
+    panels[1].legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 

@@ -14,13 +14,16 @@ from rich.table import Table
 
 from papsmear.errors import InputError, UsageError
 from papsmear.files import write_text
+from papsmear.probes.cache import features_of
 from papsmear.probes.classes import CLASSES, TITLES
 from papsmear.probes.datasets import CellSet, read_cells
+from papsmear.probes.fewshot import Shot, few_shot
 from papsmear.probes.protocol import Score, check_ks, knn_probe
 from papsmear.probes.report import Results, best_encoder, figures, log_to_wandb, results_json, write_page
+from papsmear.probes.results import Protocol, Result, measure
 from papsmear.progress import say, track
 from papsmear.ssl.card import EncoderCard
-from papsmear.ssl.encoder import Encoder, embed_images, load_encoder
+from papsmear.ssl.encoder import Encoder, load_encoder
 from papsmear.tracking import start_run
 
 KS = (1, 3, 5, 7, 10, 15, 20, 30)
@@ -34,11 +37,13 @@ def probe(
     runs: int = 4,
     seed: int = 0,
     device: str | None = None,
+    cache: Path | None = None,
 ) -> int:
     """Writes the probe report of one or several encoders.
 
-    Cosine k-NN on the Herlev and SIPaKMeD cells: random 75/25 splits, F1 of each class, of positives and negatives, and
-    weighted. OUT gets report.html, results.json, config.yaml and the W&B run (online with a login).
+    k-NN, linear and prototype probes on the Herlev and SIPaKMeD cells: F1 of each class, of positives and negatives,
+    and weighted, by the published protocol and by honest ones. OUT gets report.html, results.json, config.yaml and the
+    W&B run (online with a login).
 
     Args:
         out: The folder to write to.
@@ -49,18 +54,19 @@ def probe(
         runs: How many random splits.
         seed: Decides the splits, which are the same for every encoder.
         device: cpu, cuda, … ; a GPU where there is one, if not given.
+        cache: Folder to keep features in, for other reports on the same set; OUT/features if not given.
     """
     named = name_encoders(encoders)
     _check(sets, ks, runs)
     cell_sets = {name: read_cells(name, sets[name]) for name in CLASSES if name in sets}
     for cells in cell_sets.values():
-        check_ks(ks, cells, seed)
+        check_ks(ks, cells, seed, runs)
         for file, reason in cells.damaged.items():
             say(f"{cells.title}: {file} is left out: {reason}")
-    results = _score(named, cell_sets, ks, runs, seed, device)
+    results = _score(named, cell_sets, ks, runs, seed, device, cache or out / "features")
     config = {
         "encoders": named, "sets": {name: str(folder) for name, folder in sets.items()},
-        "ks": list(ks), "runs": runs, "seed": seed, "device": device,
+        "ks": list(ks), "runs": runs, "seed": seed, "device": device, "cache": None if cache is None else str(cache),
     }  # fmt: skip
     drawn = figures(results)
     write_text(out / "config.yaml", yaml.safe_dump(config, sort_keys=False))
@@ -122,27 +128,35 @@ def _load(named: dict[str, str], device: str | None, failed: dict[str, str]) -> 
 
 
 def _score(
-    named: dict[str, str], sets: dict[str, CellSet], ks: Sequence[int], runs: int, seed: int, device: str | None
+    named: dict[str, str],
+    sets: dict[str, CellSet],
+    ks: Sequence[int],
+    runs: int,
+    seed: int,
+    device: str | None,
+    cache: Path,
 ) -> Results:
     """Every encoder on every set; an encoder that cannot be read or gives no features is left out and recorded."""
     cards: dict[str, EncoderCard] = {}
     scores: dict[str, dict[str, Score]] = {name: {} for name in sets}
+    protocols: dict[str, dict[str, dict[Protocol, Result]]] = {name: {} for name in sets}
+    shots: dict[str, dict[str, list[Shot]]] = {name: {} for name in sets}
     failed: dict[str, str] = {}
     for name, encoder in _load(named, device, failed).items():
-        found = {}
         try:
-            for cells in sets.values():
-                images = track(cells.images, f"{name}: {cells.title}")
-                found[cells.name] = knn_probe(embed_images(encoder, images), cells, ks, runs, seed)
+            features = {cells.name: features_of(encoder, name, cells, cache) for cells in sets.values()}
         except InputError as error:
             failed[name] = " ".join(str(error).split())
             continue
         cards[name] = encoder.card
-        for set_name, score in found.items():
-            scores[set_name][name] = score
+        for set_name, cells in track(list(sets.items()), f"{name}: probes"):
+            of_set = features[set_name]  # (N, D)
+            scores[set_name][name] = knn_probe(of_set, cells, ks, runs, seed)
+            protocols[set_name][name] = measure(of_set, cells, ks, runs, seed)
+            shots[set_name][name] = few_shot(of_set, cells, runs, seed)
     if not cards:
         raise InputError("no encoder gave features: " + "; ".join(f"{name}: {why}" for name, why in failed.items()))
-    return Results(sets, cards, scores, failed, runs, seed)
+    return Results(sets, cards, scores, failed, runs, seed, protocols, shots)
 
 
 def _print_table(scores: dict[str, dict[str, Score]]) -> None:

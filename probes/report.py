@@ -18,9 +18,13 @@ from papsmear.files import write_text
 from papsmear.page import figure_uri, picture_uri, render
 from papsmear.probes import plots, published
 from papsmear.probes.datasets import CellSet
+from papsmear.probes.differences import Difference, differences
+from papsmear.probes.fewshot import Shot
 from papsmear.probes.protocol import Score
+from papsmear.probes.results import Protocol, Result
 from papsmear.probes.scores import Spread
 from papsmear.probes.splits import TEST_SHARE
+from papsmear.probes.tables import difference_rows, few_shot_rows, flat, protocol_rows, spread_facts
 from papsmear.ssl.card import EncoderCard
 
 if TYPE_CHECKING:
@@ -31,9 +35,10 @@ _THUMBNAIL_PX = 112
 
 @dataclass(frozen=True)
 class Results:
-    """What a probe run found: `scores[set][encoder]`, and what it was found on and with.
+    """What a probe run found, by set and encoder, and what it was found on and with.
 
-    `failed`: why an encoder gave no result, by its name.
+    `scores`: the published protocol. `failed`: why an encoder gave no result, by its name. `protocols`: every protocol,
+    the published one among them. `few_shot`: the curves.
     """
 
     sets: dict[str, CellSet]
@@ -42,14 +47,19 @@ class Results:
     failed: dict[str, str]
     runs: int
     seed: int
+    protocols: dict[str, dict[str, dict[Protocol, Result]]]
+    few_shot: dict[str, dict[str, list[Shot]]]
 
 
 def results_json(results: Results) -> str:
     """The results as JSON; figures are shares of 1.
 
     `sets[set]`: `images`, `classes` (name, short, side, images), `damaged` (file → reason). `encoders[name]`: its card.
-    `scores`: a row for each set and encoder with `k`, `weighted_f1`, `class_f1`, `side_f1` and `weighted_f1_by_k`, each
-    figure as `mean`, `sd` and `runs`, and `confusion`, the counts over all runs with a row for each true class.
+    `scores`, the published protocol: a row for each set and encoder with `k`, `weighted_f1`, `class_f1`, `side_f1` and
+    `weighted_f1_by_k`, each figure as `mean`, `sd` and `runs`, and `confusion`, the counts over all runs with a row for
+    each true class. `protocols`: a row for each set, encoder and protocol, with `interval_95` in each figure, and
+    `as_published` or `honest` where it is that. `differences`: paired, a row for each two encoders and protocol.
+    `few_shot`: the curves. `published`: the study's own figures, in percent.
     """
     document = {
         "papsmear": __version__,
@@ -67,6 +77,14 @@ def results_json(results: Results) -> str:
             for set_name, scores in results.scores.items()
             for encoder, score in scores.items()
         ],
+        "protocols": protocol_rows(results.protocols),
+        "differences": difference_rows(results.protocols),
+        "few_shot": few_shot_rows(results.few_shot),
+        "published": {
+            "source": published.SOURCE,
+            "weighted_f1": {name: published.WEIGHTED_F1[name] for name in results.sets},
+            "class_f1": {name: published.CLASS_F1[name] for name in results.sets},
+        },
     }
     return json.dumps(document, indent=1)
 
@@ -80,15 +98,12 @@ def _set_facts(cells: CellSet) -> dict[str, Any]:
 
 
 def _score_facts(score: Score) -> dict[str, Any]:
-    def facts(spread: Spread) -> dict[str, Any]:
-        return {"mean": spread.mean, "sd": spread.sd, "runs": list(spread.runs)}
-
     return {
         "k": score.k,
-        "weighted_f1": facts(score.weighted_f1),
-        "class_f1": {name: facts(spread) for name, spread in score.class_f1.items()},
-        "side_f1": {name: facts(spread) for name, spread in score.side_f1.items()},
-        "weighted_f1_by_k": {str(k): facts(spread) for k, spread in score.by_k.items()},
+        "weighted_f1": spread_facts(score.weighted_f1),
+        "class_f1": {name: spread_facts(spread) for name, spread in score.class_f1.items()},
+        "side_f1": {name: spread_facts(spread) for name, spread in score.side_f1.items()},
+        "weighted_f1_by_k": {str(k): spread_facts(spread) for k, spread in score.by_k.items()},
         "confusion": score.confusion.tolist(),
     }
 
@@ -99,6 +114,8 @@ def figures(results: Results) -> dict[str, Figure]:
     for name, scores in results.scores.items():
         drawn[f"{name}/weighted_f1"] = plots.weighted_f1_bars(scores)
         drawn[f"{name}/f1_by_k"] = plots.f1_by_k(scores)
+        if results.few_shot:
+            drawn[f"{name}/few_shot"] = plots.few_shot_curves(results.few_shot[name])
         for encoder, score in scores.items():
             title = f"{encoder}, k = {score.k}"
             drawn[f"{name}/confusion/{encoder}"] = plots.confusion(score, results.sets[name].classes, title)
@@ -119,6 +136,9 @@ def write_page(path: Path, results: Results, drawn: Mapping[str, Figure]) -> Non
             "rows": table_rows(scores), "best": best_encoder(scores),
             "ks": [score.k for score in scores.values()],
             "published": _published_columns(name),
+            **_protocol_values(results.protocols[name]), "differences": _pairs(results.protocols[name]),
+            "few_shot": figure_uri(drawn[f"{name}/few_shot"]),
+            "few_shot_splits": _few_shot_splits(results.few_shot[name]),
             "bars": figure_uri(drawn[f"{name}/weighted_f1"]),
             "by_k": figure_uri(drawn[f"{name}/f1_by_k"]),
             "confusions": [figure_uri(drawn[f"{name}/confusion/{encoder}"]) for encoder in scores],
@@ -141,6 +161,30 @@ def table_rows(scores: Mapping[str, Score]) -> list[tuple[str, list[Spread | Non
         rows[side] = [score.side_f1.get(side) for score in every]
     rows["weighted F1"] = [score.weighted_f1 for score in every]
     return list(rows.items())
+
+
+def _protocol_values(results: dict[str, dict[Protocol, Result]]) -> dict[str, Any]:
+    """What the page shows of every protocol; compared are the published protocol and the honest ones."""
+    order = list(next(iter(results.values())))
+    return {
+        "results": results,
+        "order": order,
+        "grouped": any(p.honest for p in order),
+        "compared": [p for p in order if p.as_published or p.honest],
+        "published_intervals": [r.intervals for of in results.values() for p, r in of.items() if p.as_published],
+    }
+
+
+def _pairs(results: dict[str, dict[Protocol, Result]]) -> dict[tuple[str, str], list[Difference]]:
+    """The differences of each two encoders, in the order of the protocols."""
+    pairs: dict[tuple[str, str], list[Difference]] = {}
+    for found in differences(results):
+        pairs.setdefault((found.first, found.second), []).append(found)
+    return pairs
+
+
+def _few_shot_splits(shots: dict[str, list[Shot]]) -> str:
+    return next(iter(shots.values()))[0].splits
 
 
 def best_encoder(scores: Mapping[str, Score]) -> str:
@@ -199,8 +243,18 @@ def log_to_wandb(run: "wandb.Run", results: Results, drawn: Mapping[str, Figure]
         "weighted_f1": wandb.Table(["set", "encoder", "k", "mean", "sd"], weighted),
         "class_f1": wandb.Table(["set", "encoder", "class", "mean", "sd"], per_class),
         "published_weighted_f1": wandb.Table(["set", "encoder", "mean", "sd", "source"], theirs),
+        "protocols": _wandb_table(protocol_rows(results.protocols)),
+        "differences": _wandb_table(difference_rows(results.protocols)),
+        "few_shot": _wandb_table(few_shot_rows(results.few_shot)),
         **{name: wandb.Image(_pixels(figure)) for name, figure in drawn.items()},
     })  # fmt: skip
     artifact = wandb.Artifact(f"probe-report-{run.id}", type="report")
     artifact.add_file(str(page))  # a copy: the page may be written anew before `wandb sync`
     run.log_artifact(artifact)
+
+
+def _wandb_table(rows: list[dict[str, Any]]) -> "wandb.Table":
+    import wandb
+
+    columns, lines = flat(rows)
+    return wandb.Table(columns=[*columns], data=lines)

@@ -67,7 +67,7 @@ def _probe_results() -> str:
         return Score(3, spread, {"CIS": spread, "LD": spread}, {}, {3: spread}, np.eye(2, dtype=np.int64))
 
     scores = {"herlev": {"random": score(0.9), "DINO": score(0.7)}}
-    return results_json(Results({"herlev": cells}, {"random": other, "DINO": CARD}, scores, {}, 2, 0))
+    return results_json(Results({"herlev": cells}, {"random": other, "DINO": CARD}, scores, {}, 2, 0, {}, {}))
 
 
 @pytest.fixture

@@ -180,6 +180,44 @@ def test_results_json_holds_the_figures(made: tuple[Path, Path, int]) -> None:
     assert np.sum(row["confusion"]) == 2 * 8
 
 
+def test_results_json_marks_what_is_published_and_what_is_honest(tmp_path: Path) -> None:
+    """Two encoders on cells whose names tell the picture: the published row is that of `scores`; all pairs differ."""
+    folder = herlev(tmp_path / "herlev", per_class=16)
+    for file in folder.rglob("*.BMP"):
+        i = int(file.stem.split("-")[1])
+        file.rename(file.with_name(f"{HERLEV_FOLDERS.index(file.parent.name)}{i // 2:02}-9-{i % 2:03}.BMP"))
+    encoders = {"a": "random:test_vit", "b": "random:resnet10t"}
+    assert probe(tmp_path / "out", encoders, {"herlev": folder}, ks=[1, 3], runs=2, device="cpu") == 0
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    for score in found["scores"]:
+        rows = [row for row in found["protocols"] if row["encoder"] == score["encoder"]]
+        (published_row,) = (row for row in rows if row["as_published"])
+        for key in ("weighted_f1", "class_f1", "side_f1"):
+            spreads = published_row[key] if "mean" not in published_row[key] else {"": published_row[key]}
+            theirs = score[key] if "mean" not in score[key] else {"": score[key]}
+            assert spreads.keys() == theirs.keys()
+            for row, spread in theirs.items():
+                assert spreads[row] == {**spread, "interval_95": spreads[row]["interval_95"]}
+        honest = {(row["splits"], row["probe"], row["chosen"]) for row in rows if row["honest"]}
+        assert {splits for splits, _, _ in honest} == {"grouped"}
+        assert {chosen for _, _, chosen in honest} == {"inside the training part", "nothing to choose"}
+        assert len(honest) == 4
+        for row in rows:
+            low, high = row["weighted_f1"]["interval_95"]
+            assert low <= row["weighted_f1"]["mean"] <= high
+    assert len(found["differences"]) == 12
+    by = {(r["encoder"], r["splits"], r["probe"], r["chosen"]): r["weighted_f1"]["mean"] for r in found["protocols"]}
+    for d in found["differences"]:
+        how = (d["splits"], d["probe"], d["chosen"])
+        assert d["mean"] == pytest.approx(by["a", *how] - by["b", *how])
+    assert found["published"]["weighted_f1"]["herlev"]["ViT-S/16 DINO"] == [62.6, 2.8]
+    page = (tmp_path / "out" / "report.html").read_text()
+    for text in ("as published</span>", "honest</span>", "pictures on both sides", "few-shot curves", "a − b"):
+        assert text in page, text
+    assert "No grouped splits" not in page
+    wandb.teardown()
+
+
 def test_the_page_is_whole_by_itself_and_tells_what_it_shows(made: tuple[Path, Path, int]) -> None:
     page = (made[0] / "report.html").read_text()
     assert "The public set has 917 cells" in page, "these are not the published cells"
@@ -187,6 +225,7 @@ def test_the_page_is_whole_by_itself_and_tells_what_it_shows(made: tuple[Path, P
     assert "https://" not in page
     for text in (
         "k chosen on the test part, as published",
+        "No grouped splits",
         "Published figures, not measured here",
         "62.6 ± 2.8",
         "random:test_vit",
@@ -242,7 +281,9 @@ def test_the_offline_run_reads_back(made: tuple[Path, Path, int]) -> None:
     for item in (item for r in found for item in r.history.item if len(item.nested_key) == 2):
         logged.setdefault(item.nested_key[0], {})[item.nested_key[1]] = json.loads(item.value_json)
     tables = {name for name, value in logged.items() if value["_type"] == "table-file"}
-    assert tables == {"weighted_f1", "class_f1", "published_weighted_f1"}
+    assert tables == {
+        "weighted_f1", "class_f1", "published_weighted_f1", "protocols", "differences", "few_shot"
+    }  # fmt: skip
     (media,) = out.glob("wandb/offline-run-*/files")
     row = json.loads((media / logged["weighted_f1"]["path"]).read_text())
     score = json.loads((out / "results.json").read_text())["scores"][0]
@@ -250,7 +291,14 @@ def test_the_offline_run_reads_back(made: tuple[Path, Path, int]) -> None:
     assert row["data"][0][:3] == ["herlev", "random:test_vit", score["k"]]
     assert row["data"][0][3] == pytest.approx(score["weighted_f1"]["mean"])
     pictures = {name: value for name, value in logged.items() if value["_type"] == "image-file"}
-    assert set(pictures) == {"herlev/weighted_f1", "herlev/f1_by_k", "herlev/confusion/random:test_vit"}
+    assert set(pictures) == {
+        "herlev/weighted_f1", "herlev/f1_by_k", "herlev/few_shot", "herlev/confusion/random:test_vit"
+    }  # fmt: skip
+    protocols = json.loads((media / logged["protocols"]["path"]).read_text())
+    (published_row,) = (dict(zip(protocols["columns"], line, strict=True)) for line in protocols["data"] if line[5])
+    assert protocols["columns"][5] == "as_published"
+    assert published_row["mean"] == pytest.approx(score["weighted_f1"]["mean"])
+    assert published_row["low"] <= published_row["mean"] <= published_row["high"]
     assert all((media / picture["path"]).is_file() for picture in pictures.values())
     (report,) = (r.artifact for r in found if r.artifact.type == "report")
     (entry,) = report.manifest.contents
@@ -284,7 +332,7 @@ def test_what_cannot_be_run_is_refused_in_one_line(
 
 
 def test_a_misspelt_encoder_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("papsmear.probes.probe.embed_images", lambda *_: pytest.fail("work was begun"))
+    monkeypatch.setattr("papsmear.probes.probe.features_of", lambda *_: pytest.fail("work was begun"))
     with pytest.raises(UsageError, match="encoder 'nonsense': no such name"):
         probe(tmp_path / "out", ["random:test_vit", "nonsense"], {"herlev": herlev(tmp_path / "herlev")}, ks=[1])
 

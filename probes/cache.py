@@ -1,0 +1,52 @@
+"""Features kept on the disk, so that an encoder embeds a set once, however often its figures are made anew.
+
+A file is named by a checksum of all that its features depend on: the content of the images in their order, the
+encoder's weights and how it takes images, and the version of the package.
+"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from papsmear import __version__
+from papsmear.files import whole
+from papsmear.probes.datasets import CellSet
+from papsmear.probes.knn import Floats
+from papsmear.progress import track
+from papsmear.ssl.card import EncoderCard
+from papsmear.ssl.encoder import Encoder, embed_images
+
+
+def features_of(encoder: Encoder, name: str, cells: CellSet, folder: Path) -> Floats:
+    """Features (N, D) of the set's N cells: those in `folder`, else embedded now and kept there.
+
+    `name` of the encoder is for the progress bar. Raises InputError where a feature is not finite.
+    """
+    path = folder / f"{cells.name}-{checksum(encoder.card, cells)[:20]}.npy"
+    kept = _read(path)
+    if kept is not None and kept.shape == (len(cells.labels), encoder.width):
+        return kept
+    features = embed_images(encoder, track(cells.images, f"{name}: {cells.title}"))
+    with whole(path) as part, part.open("wb") as file:
+        np.save(file, features)
+    return features
+
+
+def checksum(card: EncoderCard, cells: CellSet) -> str:
+    """SHA-256 of what features depend on; not of names and labels."""
+    digest = hashlib.sha256(
+        repr((__version__, card.sha256, card.architecture, card.input_px, card.mean, card.std)).encode()
+    )
+    for image in cells.images:
+        digest.update(repr(image.shape).encode())
+        digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> Floats | None:
+    """Features that were kept; None where there are none, or the file is damaged."""
+    try:
+        return np.asarray(np.load(path, allow_pickle=False), dtype=np.float32)
+    except (OSError, EOFError, ValueError):
+        return None
