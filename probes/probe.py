@@ -20,7 +20,8 @@ from papsmear.probes.datasets import CellSet, read_cells
 from papsmear.probes.fewshot import Shot, few_shot
 from papsmear.probes.protocol import Score, check_ks, knn_probe
 from papsmear.probes.report import Results, best_encoder, figures, log_to_wandb, results_json, write_page
-from papsmear.probes.results import Protocol, Result, measure
+from papsmear.probes.results import HONEST_KNN, Protocol, Result, measure
+from papsmear.probes.scores import Spread
 from papsmear.progress import say, track
 from papsmear.ssl.card import EncoderCard
 from papsmear.ssl.encoder import Encoder, load_encoder
@@ -75,7 +76,7 @@ def probe(
     cards = {name: json.loads(json.dumps(asdict(card))) for name, card in results.cards.items()}
     with start_run(out, "probe", out.name or "probe", {**config, "cards": cards}) as run:
         log_to_wandb(run, results, drawn, out / "report.html")
-    _print_table(results.scores)
+    _print_table(results)
     say(f"report: {out / 'report.html'}")
     return _say_failures(results)
 
@@ -159,22 +160,33 @@ def _score(
     return Results(sets, cards, scores, failed, runs, seed, protocols, shots)
 
 
-def _print_table(scores: dict[str, dict[str, Score]]) -> None:
-    """Weighted F1 of each encoder and set, on standard output."""
-    table = Table(
-        "encoder", title="Weighted F1, % (k-NN, k chosen on the test part, as published)", title_justify="left"
-    )
-    for name in scores:
-        table.add_column(TITLES[name], justify="right")
+def _print_table(results: Results) -> None:
+    """Weighted F1 of each encoder and set, on standard output: by the published protocol, and by the honest one."""
+    table = Table("encoder", title="Weighted F1, % (k-NN, plain votes)", title_justify="left")
+    for name in results.sets:
+        table.add_column(f"{TITLES[name]}, as published", justify="right")
         table.add_column("k", justify="right")
-    for encoder in next(iter(scores.values())):
+        table.add_column("honest", justify="right")
+    for encoder in results.cards:
         row = [encoder]
-        for found in scores.values():
-            score = found[encoder]
+        for name, found in results.scores.items():
+            score, honest = found[encoder], results.protocols[name][encoder].get(HONEST_KNN)
             bold = "[bold]" if encoder == best_encoder(found) else ""
-            row += [f"{bold}{100 * score.weighted_f1.mean:.1f} ± {100 * score.weighted_f1.sd:.1f}", str(score.k)]
+            row += [
+                f"{bold}{_percent(score.weighted_f1)}",
+                str(score.k),
+                _percent(honest.weighted_f1) if honest else "–",
+            ]
         table.add_row(*row)
+    table.caption = (
+        "as published: random splits, k chosen on the test part; honest: splits by source picture, k chosen inside the "
+        "training part"
+    )
     Console().print(table)
+
+
+def _percent(spread: Spread) -> str:
+    return f"{100 * spread.mean:.1f} ± {100 * spread.sd:.1f}"
 
 
 def _say_failures(results: Results) -> int:

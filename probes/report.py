@@ -169,6 +169,7 @@ def _protocol_values(results: dict[str, dict[Protocol, Result]]) -> dict[str, An
     return {
         "results": results,
         "order": order,
+        "by_class": sorted((p for p in order if not p.as_published), key=lambda p: not p.honest),
         "grouped": any(p.honest for p in order),
         "compared": [p for p in order if p.as_published or p.honest],
         "published_intervals": [r.intervals for of in results.values() for p, r in of.items() if p.as_published],

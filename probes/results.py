@@ -45,6 +45,9 @@ class Protocol:
         return (self.splits, self.probe, self.chosen) == (UNGROUPED, f"k-NN, {PLAIN}", ON_TEST)
 
 
+HONEST_KNN = Protocol(GROUPED, f"k-NN, {PLAIN}", INSIDE)
+
+
 @dataclass(frozen=True)
 class Result:
     """What a protocol gave for one encoder on one set.
