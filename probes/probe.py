@@ -19,9 +19,10 @@ from papsmear.probes.classes import CLASSES, TITLES
 from papsmear.probes.datasets import CellSet, read_cells
 from papsmear.probes.fewshot import Shot, few_shot
 from papsmear.probes.protocol import Score, check_ks, knn_probe
-from papsmear.probes.report import Results, best_encoder, figures, log_to_wandb, results_json, write_page
+from papsmear.probes.report import Results, best_encoder, figures, results_json, write_page
 from papsmear.probes.results import HONEST_KNN, Protocol, Result, measure
 from papsmear.probes.scores import Spread
+from papsmear.probes.wandb_run import log_to_wandb
 from papsmear.progress import say, track
 from papsmear.ssl.card import EncoderCard
 from papsmear.ssl.encoder import Encoder, load_encoder

@@ -1,17 +1,15 @@
-"""The probe report: one self-contained page, `results.json`, and one W&B run, all from the same results."""
+"""The probe report: one self-contained page and `results.json`, from the same results."""
 
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 
 from papsmear import __version__
 from papsmear.files import write_text
@@ -24,11 +22,8 @@ from papsmear.probes.protocol import Score
 from papsmear.probes.results import Protocol, Result
 from papsmear.probes.scores import Spread
 from papsmear.probes.splits import TEST_SHARE
-from papsmear.probes.tables import difference_rows, few_shot_rows, flat, protocol_rows, spread_facts
+from papsmear.probes.tables import difference_rows, few_shot_rows, protocol_rows, spread_facts
 from papsmear.ssl.card import EncoderCard
-
-if TYPE_CHECKING:
-    import wandb
 
 _THUMBNAIL_PX = 112
 
@@ -218,44 +213,3 @@ def _thumbnail(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     top, left = (square.shape[0] - size[1]) // 2, (square.shape[1] - size[0]) // 2
     square[top : top + size[1], left : left + size[0]] = small
     return square
-
-
-def _pixels(figure: Figure) -> Image.Image:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return Image.open(buffer)
-
-
-def log_to_wandb(run: "wandb.Run", results: Results, drawn: Mapping[str, Figure], page: Path) -> None:
-    """Tables, plots, summary figures and the page (as an artifact) into a W&B run."""
-    import wandb
-
-    weighted, per_class, theirs = [], [], []
-    for set_name, scores in results.scores.items():
-        for encoder, score in scores.items():
-            weighted.append([set_name, encoder, score.k, score.weighted_f1.mean, score.weighted_f1.sd])
-            for row, spread in {**score.class_f1, **score.side_f1}.items():
-                per_class.append([set_name, encoder, row, spread.mean, spread.sd])
-            run.summary[f"{set_name}/{encoder}/weighted_f1"] = score.weighted_f1.mean
-            run.summary[f"{set_name}/{encoder}/k"] = score.k
-        for encoder, (mean, sd) in published.WEIGHTED_F1[set_name].items():
-            theirs.append([set_name, encoder, mean / 100, sd / 100, published.SOURCE])
-    run.log({
-        "weighted_f1": wandb.Table(["set", "encoder", "k", "mean", "sd"], weighted),
-        "class_f1": wandb.Table(["set", "encoder", "class", "mean", "sd"], per_class),
-        "published_weighted_f1": wandb.Table(["set", "encoder", "mean", "sd", "source"], theirs),
-        "protocols": _wandb_table(protocol_rows(results.protocols)),
-        "differences": _wandb_table(difference_rows(results.protocols)),
-        "few_shot": _wandb_table(few_shot_rows(results.few_shot)),
-        **{name: wandb.Image(_pixels(figure)) for name, figure in drawn.items()},
-    })  # fmt: skip
-    artifact = wandb.Artifact(f"probe-report-{run.id}", type="report")
-    artifact.add_file(str(page))  # a copy: the page may be written anew before `wandb sync`
-    run.log_artifact(artifact)
-
-
-def _wandb_table(rows: list[dict[str, Any]]) -> "wandb.Table":
-    import wandb
-
-    columns, lines = flat(rows)
-    return wandb.Table(columns=[*columns], data=lines)

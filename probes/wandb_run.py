@@ -1,0 +1,57 @@
+"""The probe's W&B run: the same tables and figures as the page, and the page itself as an artifact."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from papsmear.probes import published
+from papsmear.probes.report import Results
+from papsmear.probes.tables import difference_rows, few_shot_rows, flat, protocol_rows
+
+if TYPE_CHECKING:
+    import wandb
+
+
+def _pixels(figure: Figure) -> Image.Image:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return Image.open(buffer)
+
+
+def log_to_wandb(run: "wandb.Run", results: Results, drawn: Mapping[str, Figure], page: Path) -> None:
+    """Tables, plots, summary figures and the page (as an artifact) into a W&B run."""
+    import wandb
+
+    weighted, per_class, theirs = [], [], []
+    for set_name, scores in results.scores.items():
+        for encoder, score in scores.items():
+            weighted.append([set_name, encoder, score.k, score.weighted_f1.mean, score.weighted_f1.sd])
+            for row, spread in {**score.class_f1, **score.side_f1}.items():
+                per_class.append([set_name, encoder, row, spread.mean, spread.sd])
+            run.summary[f"{set_name}/{encoder}/weighted_f1"] = score.weighted_f1.mean
+            run.summary[f"{set_name}/{encoder}/k"] = score.k
+        for encoder, (mean, sd) in published.WEIGHTED_F1[set_name].items():
+            theirs.append([set_name, encoder, mean / 100, sd / 100, published.SOURCE])
+    run.log({
+        "weighted_f1": wandb.Table(["set", "encoder", "k", "mean", "sd"], weighted),
+        "class_f1": wandb.Table(["set", "encoder", "class", "mean", "sd"], per_class),
+        "published_weighted_f1": wandb.Table(["set", "encoder", "mean", "sd", "source"], theirs),
+        "protocols": _wandb_table(protocol_rows(results.protocols)),
+        "differences": _wandb_table(difference_rows(results.protocols)),
+        "few_shot": _wandb_table(few_shot_rows(results.few_shot)),
+        **{name: wandb.Image(_pixels(figure)) for name, figure in drawn.items()},
+    })  # fmt: skip
+    artifact = wandb.Artifact(f"probe-report-{run.id}", type="report")
+    artifact.add_file(str(page))  # a copy: the page may be written anew before `wandb sync`
+    run.log_artifact(artifact)
+
+
+def _wandb_table(rows: list[dict[str, Any]]) -> "wandb.Table":
+    import wandb
+
+    columns, lines = flat(rows)
+    return wandb.Table(columns=[*columns], data=lines)
