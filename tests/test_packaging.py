@@ -261,7 +261,7 @@ def _leaves(tree: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...]
 def test_commands_and_files_that_a_document_names_are_there(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     code = "\n".join(re.findall(r"(?s:```.*?```)|`[^`]+`|^ {4}.*$", text, re.MULTILINE))
-    for command in re.findall(r"\b(?:papsmear|lightning) ([a-z]+)\b", code):
+    for command in re.findall(r"\b(?:papsmear|lightning) ([a-z-]+)\b", code):
         assert command in {*COMMANDS, *TRAINING}, command
     for path in re.findall(r"\b(?:configs|slurm|tests|src|docs)/[\w/.-]*\w\.\w+", code):
         assert (ROOT / path).is_file(), path

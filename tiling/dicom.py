@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from papsmear.errors import InputError
+from papsmear.tiling.source import exact_downsamples
 
 if TYPE_CHECKING:
     from wsidicom import WsiDicom
@@ -64,9 +65,7 @@ class DicomSource:
         levels = [level for level in self._slide.pyramid if planes <= set(level.focal_planes)]
         self._numbers = [level.level for level in levels]
         self.level_sizes = tuple((level.size.width, level.size.height) for level in levels)
-        width, height = self.level_sizes[0]
-        self.level_downsamples = tuple((width / w + height / h) / 2 for w, h in self.level_sizes)
-        self.downsamples = self.level_downsamples
+        self.level_downsamples = self.downsamples = exact_downsamples(self.level_sizes)
         self.on_grid = (True,) * len(self.downsamples)
 
     def region(self, xy_level0: tuple[int, int], at: int, size_px: tuple[int, int]) -> NDArray[np.uint8]:
