@@ -5,6 +5,7 @@ encoder's weights and how it takes images, and the version of the package.
 """
 
 import hashlib
+import io
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,10 @@ def features_of(encoder: Encoder, name: str, cells: CellSet, folder: Path) -> Fl
     if kept is not None and kept.shape == (len(cells.labels), encoder.width):
         return kept
     features = embed_images(encoder, track(cells.images, f"{name}: {cells.title}"))
-    with whole(path) as part, part.open("wb") as file:
-        np.save(file, features)
+    memory = io.BytesIO()
+    np.save(memory, features)  # into a file itself, NumPy does not say that the disk is full
+    with whole(path) as part:
+        part.write_bytes(memory.getvalue())
     return features
 
 
