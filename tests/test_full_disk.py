@@ -51,6 +51,8 @@ def whole(file: Path) -> bool:
             return data.endswith(b"\xff\xd9")
         case ".bmp" | ".BMP":
             return cv2.imread(str(file)) is not None
+        case ".npy":
+            return np.load(file, allow_pickle=False).size > 0
         case ".csv" | ".yaml" | ".dat":
             return data.endswith(b"\n")
     raise AssertionError(f"{file}: of no known kind")
