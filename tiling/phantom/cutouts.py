@@ -240,8 +240,8 @@ def _turn_and_scale(
     rows, columns = np.flatnonzero(cell.any(1)), np.flatnonzero(cell.any(0))
     corners = np.array([(x, y, 1) for x in columns[[0, -1]] for y in rows[[0, -1]]], float)
     middle = corners[:, :2].mean(0)
-    matrix = cv2.getRotationMatrix2D((float(middle[0]), float(middle[1])), degrees, scale)
+    matrix = np.asarray(cv2.getRotationMatrix2D((float(middle[0]), float(middle[1])), degrees, scale), np.float64)
     spread = np.ptp(corners @ matrix.T, axis=0)
     width, height = (int(np.ceil(side)) + 8 for side in spread)
     matrix[:, 2] += np.array([(width - 1) / 2, (height - 1) / 2]) - middle
-    return np.asarray(matrix, np.float64), (width, height)
+    return matrix, (width, height)
