@@ -236,8 +236,8 @@ def slow_disk(slide: Path, latencies_ms: list[float], work: Path) -> None:
 
 def tiny_files(slide: Path, work: Path) -> None:
     """The tiles of a slide as one shard, and as a file each, every one of them on the disk before the end."""
-    papsmear(slide, work / "shards")
-    tiles = [(f"{meta['x_level0']}_{meta['y_level0']}.jpg", data) for meta, data in read_tiles(work / "shards" / "s")]
+    papsmear(slide, work / "tiles")
+    tiles = [(f"{meta['x_level0']}_{meta['y_level0']}.jpg", data) for meta, data in read_tiles(work / "tiles" / "s")]
 
     def write(path: Path, data: bytes) -> None:
         with path.open("wb") as file:
