@@ -3,13 +3,18 @@
 The environment is set before any test module is imported, and processes that tests start inherit it.
 """
 
+import csv
+import io
+import json
 import os
 import subprocess
+import tarfile
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -136,8 +141,6 @@ def small_slide(tmp_path_factory: pytest.TempPathFactory) -> SmallSlide:
 @pytest.fixture(scope="session")
 def write_shards() -> Callable[..., Path]:
     """Writes one slide's shards and slide.json: `write_shards(shards, slide_id, pictures, mpp=0.5)`."""
-    import json
-
     import simplejpeg
 
     from papsmear.tiling.shards import ShardWriter, Tile
@@ -156,3 +159,74 @@ def write_shards() -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@dataclass(frozen=True)
+class CropBench:
+    """A slide s1 of 2400 x 2000 px at 0.5 µm/px to be annotated, and shards of a negative slide n1."""
+
+    folder: Path
+    slide: Any
+
+    @property
+    def slides(self) -> Path:
+        return self.folder / "slides.csv"
+
+    @property
+    def shards(self) -> Path:
+        return self.folder / "shards"
+
+    @property
+    def out(self) -> Path:
+        return self.folder / "out"
+
+    def annotate(self, *features: dict[str, Any], label: str = "1") -> None:
+        numbered = [{"type": "Feature", "id": f"f{n}", **f} for n, f in enumerate(features, 1)]
+        (self.folder / "s1.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": numbered}))
+        self.name(f"s1,{self.slide.path},{label},0,s1.geojson", "n1,gone.svs,0,0,")
+
+    def name(self, *lines: str) -> None:
+        self.slides.write_text("\n".join(["slide_id,path,label,fold,annotations", *lines]) + "\n")
+
+    def run(self, *options: str) -> int:
+        """What `papsmear crop` says of these slides and shards."""
+        from papsmear.cli import main
+
+        words = [f"-c={ROOT / 'configs' / 'crop.yaml'}", f"--slides={self.slides}", f"--shards={self.shards}"]
+        return main(["crop", *words, f"--out={self.out}", "--workers=1", *options])
+
+    def cells(self) -> list[dict[str, str]]:
+        return self._rows("cells.csv")
+
+    def tiles(self, label: str = "1") -> list[dict[str, str]]:
+        return [row for row in self._rows("tiles.csv") if row["label"] == label]
+
+    def _rows(self, name: str) -> list[dict[str, str]]:
+        with (self.out / name).open(newline="", encoding="utf-8") as stream:
+            return list(csv.DictReader(stream))
+
+    def write_shards(self, slide_id: str, n_tiles: int, **settings: Any) -> None:
+        """Shards of grey tiles, no two alike, as papsmear tile lays them out."""
+        folder = self.shards / slide_id
+        folder.mkdir(parents=True)
+        for first in range(0, n_tiles, 1024):
+            with tarfile.open(folder / f"{slide_id}-{first // 1024:06d}.tar", "w") as tar:
+                for number in range(first, min(first + 1024, n_tiles)):
+                    meta = {"slide_id": slide_id, "x_level0": 320 * number, "y_level0": 0, "size_level0": 320.0}
+                    meta |= {"size_px": 320, "mpp": 0.5, "z": 0.0, "focus": 1.0, "crc32": zlib.crc32(b"%d" % number)}
+                    key = f"{slide_id}_x{320 * number}_y0"
+                    for name, data in ((f"{key}.jpg", b"%d" % number), (f"{key}.json", json.dumps(meta).encode())):
+                        member = tarfile.TarInfo(name)
+                        member.size = len(data)
+                        tar.addfile(member, io.BytesIO(data))
+        counts = {"tiles": n_tiles, "shards": -(-n_tiles // 1024)}
+        settings = {"size_px": 320, "mpp": 0.5, "quality": 90, **settings}
+        (folder / "slide.json").write_text(json.dumps({"slide_id": slide_id, "settings": settings, "counts": counts}))
+
+
+@pytest.fixture
+def bench(small_slide: SmallSlide, tmp_path: Path) -> CropBench:
+    """A slide to be annotated, and 40 negative tiles."""
+    bench = CropBench(tmp_path, small_slide)
+    bench.write_shards("n1", 40)
+    return bench

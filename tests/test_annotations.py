@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from papsmear.tiling.annotations import Problem, Shape, class_of, plain_names, read_annotations
+from papsmear.tiling.phantom.cellkinds import CELL_KINDS
 
 SQUARE = [[10, 20], [30, 20], [30, 50], [10, 50], [10, 20]]
 
@@ -288,3 +290,12 @@ def test_classes_are_matched_by_full_name_then_by_their_first_parts(parts: tuple
 
 def test_spellings_of_one_name() -> None:
     assert len(plain_names(["ASC-US", "asc_us", "ASC  US", "Tumor:Positive", "tumor : positive"])) == 2
+
+
+def test_a_configuration_names_every_class_of_the_phantoms_and_public_sets(root: Path) -> None:
+    classes = yaml.safe_load((root / "configs" / "crop.yaml").read_text())["classes"]
+    negative = {"superficiel", "intermediate", "columnar", "parabasal", "im_superficial-intermediate"}
+    for kind in CELL_KINDS:
+        side = classes[class_of((kind,), classes)]
+        is_negative = any(kind.lower().endswith(name) for name in negative)
+        assert side == ("ignore" if "Metaplastic" in kind else "negative" if is_negative else "positive"), kind

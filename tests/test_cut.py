@@ -130,4 +130,4 @@ def test_a_coarse_slide_is_enlarged_where_that_is_asked_for(
 @pytest.mark.parametrize("values", [{"min_focus": -1}, {"min_focus": math.nan}, {"min_content": 1.5}])
 def test_scores_that_cannot_be(values: dict[str, float]) -> None:
     with pytest.raises(UsageError, match=f"\\({next(iter(values))}\\)"):
-        TileSettings(**values)  # type: ignore[arg-type]
+        TileSettings(**values)

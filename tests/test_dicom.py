@@ -250,7 +250,7 @@ def test_planes_become_tiles(tmp_path: Path, z: Focus) -> None:
     csv, out = tmp_path / "slides.csv", tmp_path / "out"
     assert tile(csv, out, area="all", size_px=200, tile_mpp=0.25, quality=95, z=z, workers=1) == 0
     with tarfile.open(out / "a/a-000000.tar") as tar:
-        files = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+        files = {member.name: tar.extractfile(member).read() for member in tar}
     abouts = {name.removesuffix(".json"): json.loads(files[name]) for name in files if name.endswith(".json")}
     assert len(abouts) == 3 * 2 * (3 if z == "all" else 1)
     for name, about in abouts.items():

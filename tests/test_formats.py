@@ -320,7 +320,7 @@ def test_tiles(tmp_path: Path, levels: list[Picture], wanted: Format) -> None:
     told = json.loads((tmp_path / "out/a/slide.json").read_text())
     half = shown(wanted, levels)[1]
     with tarfile.open(tmp_path / "out/a/a-000000.tar") as tar:
-        files = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+        files = {member.name: tar.extractfile(member).read() for member in tar}
     places = []
     for name in (name for name in files if name.endswith(".json")):
         about = json.loads(files[name])

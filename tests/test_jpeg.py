@@ -136,7 +136,7 @@ def shift_px(a: NDArray[Any], b: NDArray[Any]) -> float:
 
 def both(path: Path, mpp: float | None = None) -> Iterator[SlideReader]:
     for engine in ("openslide", "jpeg"):
-        with open_slide(path, mpp, engine) as reader:  # type: ignore[arg-type]
+        with open_slide(path, mpp, engine) as reader:
             assert reader.engine == engine
             yield reader
 

@@ -72,7 +72,7 @@ def test_best_is_the_plane_in_which_the_cells_lie(three_planes: Phantom) -> None
 
 
 def planes_at(*z_um: float) -> Planes:
-    return Planes(z_um, ("a reader",) * len(z_um))  # type: ignore[arg-type]
+    return Planes(z_um, ("a reader",) * len(z_um))
 
 
 def test_of_equally_sharp_planes_the_one_nearest_to_0_is_the_best() -> None:

@@ -8,27 +8,21 @@ import math
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 import zlib
 from collections.abc import Callable
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openslide
 import pytest
 import simplejpeg
-from numpy.typing import NDArray
 
 from papsmear.cli import main
 from papsmear.tiling.claim import claim
 from papsmear.tiling.cut import TileSettings, iter_tiles, plan
 from papsmear.tiling.planes import open_planes
-from papsmear.tiling.pool import each
 from papsmear.tiling.shards import read_slide_json, read_tiles
 
 
@@ -381,116 +375,7 @@ def test_a_full_disk(
     assert run(slide_list(tmp_path, *(f"s{i},{small_slide.path}" for i in range(2))), out) == 0
 
 
-def start_two_workers(path: Path, folder: Path) -> tuple[subprocess.Popen[str], list[int]]:
-    """A run that has begun to write, and its worker processes."""
-    slides, out = slide_list(folder, f"a,{path}", f"b,{path}"), folder / "o"
-    process = start(slides, out, "--workers=2", "--size_px=32", "--area=all")
-    while not list(out.glob(".*.part")):
-        assert process.poll() is None
-        time.sleep(0.02)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return process, [int(c) for c in children if "spawn_main" in Path(f"/proc/{c}/cmdline").read_text()]
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def test_a_killed_worker_is_reported_in_a_line(small_slide: Any, tmp_path: Path) -> None:
-    with pytest.raises(BrokenProcessPool):
-        list(each(os._exit, [3, 3], 2))
-    process, workers = start_two_workers(small_slide.path, tmp_path)
-    os.kill(workers[0], signal.SIGKILL)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "a worker process was killed" in error
-    assert "Traceback" not in error
-    assert error.count("\n") == 1
-
-
-def test_no_worker_outlives_its_run(small_slide: Any, tmp_path: Path) -> None:
-    process, workers = start_two_workers(small_slide.path, tmp_path)
-    assert len(workers) == 2
-    process.kill()
-    process.communicate(timeout=60)
-    deadline = time.monotonic() + 20
-    while any(map(is_running, workers)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not any(map(is_running, workers))
-    assert not list((tmp_path / "o").glob("[ab]"))
-
-
 def test_the_tiler_does_not_import_what_is_slow() -> None:
     heavy = ("torch", "lightning", "wandb", "matplotlib", "pandas", "jinja2")
     code = f"import sys, papsmear.tiling.tile; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
-
-
-@pytest.mark.parametrize(
-    ("name", "mpp", "area", "count"),
-    [
-        ("CMU-1-Small-Region.svs", 0.499, "all", 6 * 9),
-        ("CMU-1-Small-Region-dicom", 0.499, "all", 6 * 9),
-        ("TCGA-CR-7395-01A-01-TS1.svs", 0.25, "all", 6 * 5),
-    ],
-)
-def test_real_slides_are_what_openslide_gives(
-    shared_data: Path, tmp_path: Path, name: str, mpp: float, area: str, count: int
-) -> None:
-    path = shared_data / "slides" / name
-    slides = slide_list(tmp_path, f"real,{path}")
-    assert run(slides, tmp_path / "o", f"--area={area}", "--mpp=0.25") == 0
-    slide = read_slide_json(tmp_path / "o" / "real")
-    assert (slide["mpp"], slide["counts"]["tiles"]) == (mpp, count)
-    side = 320 * 0.5 / mpp
-    with openslide.OpenSlide(path if path.is_file() else min(path.iterdir())) as source:
-        for meta, jpeg in list(read_tiles(tmp_path / "o" / "real"))[::7]:
-            assert (meta["mpp"], meta["size_px"]) == (0.5, 320)
-            assert meta["size_level0"] == pytest.approx(side, abs=1e-3)
-            corner = (meta["x_level0"], meta["y_level0"])
-            n = math.ceil(side)
-            region = np.asarray(source.read_region(corner, 0, (n, n)).convert("RGB"), float)
-            want = np.einsum("yi,ijc,xj->yxc", weights := area_weights(side, n), region, weights, optimize=True)
-            same_jpeg = simplejpeg.encode_jpeg(
-                np.ascontiguousarray(np.floor(want + 0.5), np.uint8), 90, colorsubsampling="420"
-            )
-            got = simplejpeg.decode_jpeg(jpeg).astype(float)
-            assert got.shape == (320, 320, 3)
-            # Histology is rich in detail that JPEG takes away: no more than from the area mean itself.
-            assert np.abs(got - want).mean() < np.abs(simplejpeg.decode_jpeg(same_jpeg) - want).mean() + 0.05
-            assert abs((got - want).mean()) < 0.5
-
-
-def area_weights(side: float, n: int) -> NDArray[np.float64]:
-    """How much of each of `n` pixels lies in each of the 320 pixels of a tile of `side`, (320, n)."""
-    left, pixel = np.arange(320)[:, None] * side / 320, np.arange(n)
-    return np.clip(np.minimum(left + side / 320, pixel + 1) - np.maximum(left, pixel), 0, None) * 320 / side
-
-
-def test_phantoms(tmp_path: Path) -> None:
-    assert (
-        main(
-            [
-                "phantom",
-                str(tmp_path / "p"),
-                "--slides=2",
-                "--diameter_mm=0.8",
-                "--cell_sets=0",
-                "--mpp=0.5",
-                "--workers=1",
-            ]
-        )
-        == 0
-    )
-    assert run(tmp_path / "p" / "slides.csv", tmp_path / "o") == 0
-    for name in ("phantom_0001", "phantom_0002"):
-        slide = read_slide_json(tmp_path / "o" / name)
-        assert slide["format"] == "aperio"
-        x, y, radius = slide["deposit"]["circle_level0"]
-        assert radius * 2 * 0.5 / 800 == pytest.approx(0.965, abs=0.07)  # the ragged rim lies inside the circle
-        assert np.hypot(x - slide["size_level0"][0] / 2, y - slide["size_level0"][1] / 2) < 0.1 * radius
-        assert slide["counts"]["tiles"] == pytest.approx(math.pi * radius**2 / 320**2, rel=0.25)
-        assert b"patient" not in b"".join(file.read_bytes().lower() for file in (tmp_path / "o" / name).iterdir())
