@@ -13,7 +13,6 @@ import csv
 import dataclasses
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -27,8 +26,8 @@ from papsmear.errors import InputError, UsageError
 from papsmear.files import whole
 from papsmear.progress import say, track
 from papsmear.tiling.negatives import Source, copy_tiles, draw, find_sources
-from papsmear.tiling.pool import each
-from papsmear.tiling.reader import COARSEST_MPP, FINEST_MPP
+from papsmear.tiling.pool import checked_workers, each
+from papsmear.tiling.reader import check_given_mpp
 from papsmear.tiling.samples import COLUMNS, CropSettings, OnProblem, Picture, Side, SlidePlan, cut_slide, plan_slide
 
 R = TypeVar("R")
@@ -75,11 +74,8 @@ def crop(
         workers: How many slides at a time; as many as there are processor cores if not given.
     """
     settings = CropSettings(classes, size_px, tile_mpp, quality, margin_um, point_um, on_problem, seed, upsample)
-    if mpp is not None and not FINEST_MPP <= mpp <= COARSEST_MPP:
-        raise UsageError(f"--mpp={mpp:g} is not the µm/px of a slide; {FINEST_MPP:g} to {COARSEST_MPP:g} is")
-    workers = len(os.sched_getaffinity(0)) if workers is None else workers
-    if workers < 1:
-        raise UsageError(f"--workers={workers}: at least 1 is needed")
+    check_given_mpp(mpp)
+    workers = checked_workers(workers)
     listed = [dataclasses.replace(slide, mpp=slide.mpp or mpp) for slide in read_slides(slides, need_files=False)]
     annotated = [(slide, slides.parent / file) for slide in listed if (file := slide.row.get("annotations"))]
     if not annotated:

@@ -14,6 +14,8 @@ from typing import TypeVar
 
 import cv2
 
+from papsmear.errors import UsageError
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -36,6 +38,15 @@ def each(function: Callable[[T], R], items: Sequence[T], workers: int) -> Iterat
             yield item_of[future], future.result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def checked_workers(workers: int | None) -> int:
+    """How many processes to use: as many as there are processor cores where nothing is said. UsageError below 1."""
+    if workers is None:
+        return len(os.sched_getaffinity(0))
+    if workers < 1:
+        raise UsageError(f"--workers={workers}: at least 1 is needed")
+    return workers
 
 
 def _start_worker() -> None:

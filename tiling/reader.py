@@ -15,7 +15,7 @@ import numpy as np
 import openslide
 from numpy.typing import ArrayLike, NDArray
 
-from papsmear.errors import InputError
+from papsmear.errors import InputError, UsageError
 from papsmear.tiling.jpeg import JpegSource, NotJpegError
 from papsmear.tiling.picture import YCbCr, ycbcr_from_rgb
 from papsmear.tiling.resample import area_mean
@@ -188,6 +188,12 @@ class SlideReader:
             yield
         except InputError as error:
             raise InputError(f"{self.path}: damaged or cut short ({error}); copy it again") from error
+
+
+def check_given_mpp(mpp: float | None) -> None:
+    """UsageError for an option --mpp that no slide has."""
+    if mpp is not None and not FINEST_MPP <= mpp <= COARSEST_MPP:
+        raise UsageError(f"--mpp={mpp:g} is not the µm/px of a slide; {FINEST_MPP:g} to {COARSEST_MPP:g} is")
 
 
 def _square_mpp(path: Path, mpp_xy: tuple[float, float] | None) -> float | None:

@@ -20,7 +20,7 @@ import simplejpeg
 from papsmear import __version__
 from papsmear.cohort import Slide
 from papsmear.errors import InputError
-from papsmear.files import remove, whole
+from papsmear.files import part_of, remove, whole
 from papsmear.tiling import failed
 from papsmear.tiling.claim import claim
 from papsmear.tiling.cut import Plan, TileSettings, iter_tiles, plan
@@ -64,11 +64,6 @@ def tile_slide(slide: Slide, out: Path, settings: TileSettings, locks: bool = Tr
             return Outcome("failed", reason=reason)
         failed.forget(out, slide.slide_id)
         return Outcome("tiled", tiles)
-
-
-def part_of(folder: Path) -> Path:
-    """Where `whole` writes a folder."""
-    return folder.with_name(f".{folder.name}.part")
 
 
 def _write(planes: Planes, slide: Slide, settings: TileSettings, folder: Path) -> int:

@@ -5,7 +5,6 @@ work on one list: a lock gives each slide to one of them. A slide that fails is 
 """
 
 import dataclasses
-import os
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from papsmear.cohort import Slide, read_slides
 from papsmear.errors import InputError, UsageError
+from papsmear.files import part_of
 from papsmear.progress import say, track
 from papsmear.tiling import failed
 from papsmear.tiling.claim import can_claim, claim, lock_of
@@ -24,9 +24,9 @@ from papsmear.tiling.deposit import Area
 from papsmear.tiling.folder import NOT_THERE, why_tile
 from papsmear.tiling.grid import Inside
 from papsmear.tiling.planes import Focus
-from papsmear.tiling.pool import each
-from papsmear.tiling.reader import COARSEST_MPP, FINEST_MPP, Engine
-from papsmear.tiling.slide import Outcome, part_of, tile_slide
+from papsmear.tiling.pool import checked_workers, each
+from papsmear.tiling.reader import Engine, check_given_mpp
+from papsmear.tiling.slide import Outcome, tile_slide
 from papsmear.tiling.summary import write_summary
 
 
@@ -71,11 +71,8 @@ def tile(
         workers: How many slides at a time; as many as there are processor cores if not given.
     """
     settings = TileSettings(area, size_px, tile_mpp, quality, inside, z, upsample, reader, min_focus, min_content)
-    if mpp is not None and not FINEST_MPP <= mpp <= COARSEST_MPP:
-        raise UsageError(f"--mpp={mpp:g} is not the µm/px of a slide; {FINEST_MPP:g} to {COARSEST_MPP:g} is")
-    workers = len(os.sched_getaffinity(0)) if workers is None else workers
-    if workers < 1:
-        raise UsageError(f"--workers={workers}: at least 1 is needed")
+    check_given_mpp(mpp)
+    workers = checked_workers(workers)
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: --out is a file; name a folder")
     listed = [dataclasses.replace(slide, mpp=slide.mpp or mpp) for slide in read_slides(slides)]

@@ -24,7 +24,7 @@ def whole(path: Path) -> Iterator[Path]:
     replaces a folder. On an error the sibling is removed and `path` stays as it was. Where the error is a full disk,
     in whatever words, it is raised as the OSError of a full disk with `path` as its file name.
     """
-    part = path.with_name(f".{path.name}.part")
+    part = part_of(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     remove(part)
     try:
@@ -42,6 +42,11 @@ def whole(path: Path) -> Iterator[Path]:
         raise OSError(code, os.strerror(code), str(path)) from error
     finally:
         remove(part)
+
+
+def part_of(path: Path) -> Path:
+    """Where `whole` writes what will be `path`."""
+    return path.with_name(f".{path.name}.part")
 
 
 def disk_full(error: BaseException) -> int | None:

@@ -9,7 +9,6 @@ OUT/phantom.json                   the settings; a run goes on only with the sam
 
 import hashlib
 import json
-import os
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +26,7 @@ from papsmear.tiling.phantom.cutouts import CutOut, RealCells, deal, find_cutout
 from papsmear.tiling.phantom.roster import Entry, draw_roster
 from papsmear.tiling.phantom.scene import Finding, Scene
 from papsmear.tiling.phantom.svs import write_svs
-from papsmear.tiling.pool import each
+from papsmear.tiling.pool import checked_workers, each
 
 PLANE_STEP_UM = 1
 _COLOURS = {
@@ -112,9 +111,7 @@ def phantom(
     """
     settings = PhantomSettings(slides, prevalence, abnormal, diameter_mm, mpp, planes, sites, folds, cell_sets, seed)
     settings.check()
-    workers = len(os.sched_getaffinity(0)) if workers is None else workers
-    if workers < 1:
-        raise UsageError(f"--workers={workers}: at least 1 is needed")
+    workers = checked_workers(workers)
     cutouts = find_cutouts(cells) if cells else []
     dealt = deal(cutouts, folds, seed) if cutouts else None
     _claim(out, {**vars(settings), "cells": _fingerprint(cutouts) if cutouts else None})
