@@ -26,7 +26,7 @@ Engine = Literal["auto", "openslide", "jpeg"]
 FINEST_MPP, COARSEST_MPP = 0.1, 2.0  # µm/px that a microscope slide scanner gives
 ROUNDING = 0.02  # of a µm/px: 0.505 µm/px passes for 0.5
 SAME_MPP = 5e-5  # of a µm/px
-SAME_PX = 0.02  # of a pixel, over a whole tile
+SAME_PX = 0.005  # of a pixel, over a whole tile
 FINE_ENOUGH = 6  # pixels along a wanted one, from which on it makes no difference that some are cut
 BLOCK_PX = 2048  # an overview is read in blocks of about this many level pixels a side
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-_SHIFT = 0.02  # px over a whole picture that nobody can tell from none
+_SHIFT = 0.005  # px over a whole picture that nobody can tell from none
 
 
 def area_mean(
