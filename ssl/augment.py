@@ -1,8 +1,8 @@
 """The two views of a tile that DINO compares: the official augmentation, on uint8 with OpenCV.
 
 The official pipeline (Caron et al. 2021, repository) works with Pillow; the same operations on uint8 arrays by
-look-up tables and OpenCV take a fraction of the time and stay within a grey level (a test compares). Views leave
-as uint8; the training device normalises them.
+OpenCV take a fraction of the time and stay within a grey level (a test compares). Views leave as uint8; the training
+device normalises them.
 
 Beside the official list stand choices for cytology, all off by default. They draw from the generator only where they
 are on, so the views of a run without them stay what they were.
@@ -20,6 +20,7 @@ from papsmear.ssl.stain import adjust_stains
 
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 _LEVELS = np.arange(256, dtype=np.float32)
+_CUT_OFF = 0.499999  # taken off a level that OpenCV rounds, so that it is cut off as Pillow does
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13  # Pillow's ImageFilter.SMOOTH
 _SOLARISED = np.where(_LEVELS < 128, _LEVELS, 255 - _LEVELS).astype(np.uint8)
 
@@ -66,7 +67,7 @@ class TwoViews:
         x, y, w, h = draw_crop(rng, picture.shape[1], picture.shape[0], self.area_share(picture))
         view = resize(picture[y : y + h, x : x + w], self.crop_px)
         if rng.random() < 0.5:
-            view = np.ascontiguousarray(view[:, ::-1])
+            view = np.asarray(cv2.flip(view, 1), np.uint8)
         if self.turns and (quarters := int(rng.integers(4))):
             view = np.asarray(cv2.rotate(view, quarters - 1), np.uint8)  # OpenCV counts from 0, clockwise
         if self.stain_jitter:
@@ -145,14 +146,14 @@ def grey(picture: Picture) -> Picture:
 
 
 def adjust_brightness(picture: Picture, factor: float) -> Picture:
-    """Every level times `factor`."""
-    return _look_up(picture, factor * _LEVELS)
+    """Every level times `factor`, cut off to whole levels."""
+    return np.asarray(cv2.convertScaleAbs(picture, alpha=factor, beta=-_CUT_OFF), np.uint8)
 
 
 def adjust_contrast(picture: Picture, factor: float) -> Picture:
-    """Distances from the mean luma times `factor`."""
+    """Distances from the mean luma times `factor`, cut off to whole levels."""
     mean = round(cv2.mean(grey(picture))[0])
-    return _look_up(picture, factor * _LEVELS + (1 - factor) * mean)
+    return np.asarray(cv2.addWeighted(picture, factor, picture, 0, (1 - factor) * mean - _CUT_OFF), np.uint8)
 
 
 def adjust_saturation(picture: Picture, factor: float) -> Picture:
@@ -164,7 +165,9 @@ def adjust_saturation(picture: Picture, factor: float) -> Picture:
 def adjust_hue(picture: Picture, turn: float) -> Picture:
     """Hue shifted by `turn` of the colour circle."""
     hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV_FULL)
-    hsv[..., 0] += np.uint8(int(turn * 255) % 256)  # a byte, which wraps; torchvision truncates too
+    row = np.zeros((hsv.shape[1], 3), np.uint8)
+    row[:, 0] = int(turn * 255) % 256  # torchvision truncates too
+    np.add(hsv.reshape(len(hsv), -1), row.reshape(-1), out=hsv.reshape(len(hsv), -1))  # bytes, which wrap
     return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL), np.uint8)
 
 
@@ -185,9 +188,6 @@ def adjust_sharpness(picture: Picture, factor: float) -> Picture:
 
 
 def blur(picture: Picture, sigma_px: float) -> Picture:
-    """Gaussian blur."""
-    return np.asarray(cv2.GaussianBlur(picture, (0, 0), sigma_px), np.uint8)
-
-
-def _look_up(picture: Picture, levels: NDArray[np.float32]) -> Picture:
-    return np.asarray(cv2.LUT(picture, np.clip(levels, 0, 255).astype(np.uint8)), np.uint8)
+    """Gaussian blur, out to three sigma; cv2.GaussianBlur does the same on uint8 in fixed point, at half the speed."""
+    kernel = cv2.getGaussianKernel(2 * math.ceil(3 * sigma_px) + 1, sigma_px, cv2.CV_32F)
+    return np.asarray(cv2.sepFilter2D(picture, -1, kernel, kernel), np.uint8)
