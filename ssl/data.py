@@ -73,12 +73,16 @@ class TileData(LightningDataModule):
         )
         self.train_slides: tuple[str, ...] = ()
         self.mpp: float | None = None
-        self._found: list[Shard] = []
+        self._found: list[list[Shard]] = []  # by slide
 
     @property
     def n_tiles(self) -> int:
         """How many tiles the training slides have."""
-        return sum(shard.n_tiles for shard in self._found)
+        return sum(self._of_slides)
+
+    @property
+    def _of_slides(self) -> list[int]:
+        return [sum(shard.n_tiles for shard in shards) for shards in self._found]
 
     def setup(self, stage: str) -> None:
         """Finds the shards and checks all that can be checked before the first step."""
@@ -96,7 +100,7 @@ class TileData(LightningDataModule):
             found = ", ".join(map(str, sorted(resolutions)))
             raise UsageError(f"{self.shards}: slides were tiled at different µm/px ({found}); tile them all at one")
         self.mpp = resolutions.pop()
-        self._found = [shard for folder, content in jsons for shard in find_shards(folder, content)]
+        self._found = [find_shards(folder, content) for folder, content in jsons]
         world = self.trainer.world_size if self.trainer else 1
         if self.batch_size % world:
             raise UsageError(
@@ -114,11 +118,11 @@ class TileData(LightningDataModule):
 
     def tiles(self) -> Tiles:
         """The tiles, by their index."""
-        return Tiles(self._found, self.views, self.seed)
+        return Tiles([shard for shards in self._found for shard in shards], self.views, self.seed)
 
     def order(self, rank: int = 0, world: int = 1) -> TileOrder:
         """The order in which one of `world` ranks sees them."""
-        return TileOrder(self.n_tiles, self.batch_size, self.seed, rank, world)
+        return TileOrder(self._of_slides, self.batch_size, self.seed, rank, world)
 
     def loader(self, rank: int = 0, world: int = 1) -> "TimedLoader":
         """The batches of one of `world` ranks; its sampler's `set_epoch` chooses the epoch."""
