@@ -19,6 +19,7 @@ from papsmear.cohort import Slide, read_slides
 from papsmear.errors import UsageError
 from papsmear.ssl.augment import TwoViews
 from papsmear.ssl.order import TileOrder
+from papsmear.ssl.remote import fetch, is_url, local_folder
 from papsmear.ssl.tiles import Shard, Tiles, find_shards
 from papsmear.tiling.shards import read_slide_json, slide_folders
 
@@ -28,9 +29,10 @@ class TileData(LightningDataModule):
 
     def __init__(
         self,
-        shards: Path,
+        shards: str | Path,
         slides: Path,
         fold: int | None = None,
+        cache: Path | None = None,
         batch_size: int = 64,
         workers: int = 4,
         crop_px: int = 224,
@@ -45,9 +47,10 @@ class TileData(LightningDataModule):
         """Takes what decides the batches.
 
         Args:
-            shards: The folder that `papsmear tile` wrote.
+            shards: The folder that `papsmear tile` wrote, or its URL (http, s3, …).
             slides: The slides.csv; all its slides must have been tiled.
             fold: The fold that is held out: its slides are not trained on. None trains on all slides.
+            cache: The folder that keeps the shards of a URL; a local disk with room for those of the training slides.
             batch_size: Tiles a step, over all devices together.
             workers: Loading processes a device.
             crop_px: Side of a view; as the model's input_px.
@@ -60,7 +63,7 @@ class TileData(LightningDataModule):
             seed: Decides order and views.
         """
         super().__init__()
-        self.shards, self.slides, self.fold = Path(shards), Path(slides), fold
+        self.shards, self.slides, self.fold, self.cache = shards, Path(slides), fold, cache
         self.batch_size, self.workers, self.seed = batch_size, workers, seed
         self.views = TwoViews(
             crop_px=crop_px,
@@ -84,10 +87,16 @@ class TileData(LightningDataModule):
     def _of_slides(self) -> list[int]:
         return [sum(shard.n_tiles for shard in shards) for shards in self._found]
 
+    def prepare_data(self) -> None:
+        """Fetches the shards of the training slides, where they lie at a URL; one process a node does so."""
+        if is_url(self.shards):
+            slide_ids = [slide.slide_id for slide in training_slides(self.slides, self.fold)]
+            fetch(str(self.shards), local_folder(self.shards, self.cache), slide_ids)
+
     def setup(self, stage: str) -> None:
         """Finds the shards and checks all that can be checked before the first step."""
         chosen = training_slides(self.slides, self.fold)
-        folders = {folder.name: folder for folder in slide_folders(self.shards)}
+        folders = {folder.name: folder for folder in slide_folders(local_folder(self.shards, self.cache))}
         if missing := [slide.slide_id for slide in chosen if slide.slide_id not in folders]:
             raise UsageError(
                 f"{self.shards}: no shards of {len(missing)} slides of {self.slides}: {', '.join(missing)}; "

@@ -42,6 +42,7 @@ def show_batch(
         raise UsageError(f"--count={count}: give 1 or more")
     if out.suffix != ".png":
         raise UsageError(f"--out={out}: the sheet is a PNG file; give a name that ends in .png")
+    data.prepare_data()
     data.setup("fit")
     tiles = data.tiles()
     positions = [position for batch in data.order() for position in batch][:count]

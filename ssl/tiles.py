@@ -111,4 +111,4 @@ def read_index(shard: Shard) -> NDArray[np.int64]:
 
 
 def _remedy(folder: Path) -> str:
-    return f"delete the folder {folder} and run papsmear tile again"
+    return f"delete the folder {folder} and run papsmear tile again; this command again, for shards of a URL"

@@ -35,7 +35,7 @@ from papsmear.progress import console, say
 from papsmear.tracking import start_run, wandb_mode
 
 # What may differ between a run's first start and the next: it does not change what is learnt.
-FREE_KEYS = ("workers", "allow_leak")
+FREE_KEYS = ("workers", "cache", "allow_leak")
 
 # Advice of libraries that does not hold here, or that our users can do nothing about.
 HARMLESS = (
