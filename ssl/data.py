@@ -8,6 +8,7 @@ Shapes: B images of this rank, 2 views of each.
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import torch
@@ -102,7 +103,7 @@ class TileData(LightningDataModule):
                 f"{self.shards}: no shards of {len(missing)} slides of {self.slides}: {', '.join(missing)}; "
                 "tile them (papsmear tile), or take them out of the list"
             )
-        self.train_slides = tuple(slide.slide_id for slide in chosen)
+        self.train_slides = tuple(sorted(slide.slide_id for slide in chosen))  # the order of rows decides nothing
         jsons = [(folders[name], read_slide_json(folders[name])) for name in self.train_slides]
         resolutions = {float(content["settings"]["mpp"]) for _, content in jsons}
         if len(resolutions) > 1:
@@ -119,6 +120,20 @@ class TileData(LightningDataModule):
             raise UsageError(
                 f"{self.shards}: its training slides have {self.n_tiles} tiles, less than a batch ({self.batch_size}); "
                 "give a smaller --data.batch_size, or more slides"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the leak guard asks for; it goes into each checkpoint, as the entry `TileData`."""
+        return {"train_slides": list(self.train_slides), "fold": self.fold, "mpp": self.mpp}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuses to go on with other slides than the checkpoint has seen: its list would no longer be true."""
+        before, now = set(state_dict["train_slides"]), set(self.train_slides)
+        changes = {"gone": before - now, "new": now - before}
+        if told := [f"{what}: {', '.join(sorted(ids))}" for what, ids in changes.items() if ids]:
+            raise UsageError(
+                f"{self.slides}: the run to go on with was trained on other slides ({'; '.join(told)}); give the list "
+                "as it was, or start in another --trainer.default_root_dir"
             )
 
     def train_dataloader(self) -> "TimedLoader":

@@ -212,6 +212,25 @@ def test_a_resumed_run_ends_with_the_same_weights(cohort: Path, tmp_path: Path) 
     assert torch.equal(optimizers[0][0]["exp_avg"], optimizers[1][0]["exp_avg"])
 
 
+def test_a_checkpoint_knows_its_slides_and_goes_on_with_no_others(cohort: Path, tmp_path: Path) -> None:
+    last = ModelCheckpoint(tmp_path, filename="last")
+    make_trainer(tmp_path, 1, [last]).fit(make_model(), datamodule=make_data(cohort))
+    told = torch.load(tmp_path / "last.ckpt", weights_only=True)["TileData"]
+    assert told == {"train_slides": ["s1", "s2"], "fold": 1, "mpp": 0.5}
+
+    def go_on(csv: str) -> None:
+        (tmp_path / "slides.csv").write_text(f"slide_id,path,fold\n{csv}\n")
+        data = make_data(cohort)
+        data.slides = tmp_path / "slides.csv"
+        make_trainer(tmp_path, 2).fit(
+            make_model(), datamodule=data, ckpt_path=tmp_path / "last.ckpt", weights_only=True
+        )
+
+    with pytest.raises(UsageError, match=r"trained on other slides \(gone: s1; new: s3\); .* another --trainer"):
+        go_on("s1,a,1\ns2,b,0\ns3,c,0")
+    go_on("s3,c,1\ns2,b,0\ns1,a,0")
+
+
 def test_a_loss_that_is_no_number_stops(cohort: Path, tmp_path: Path) -> None:
     model = make_model()
     nn.init.constant_(model.student.head.mlp[0].weight, math.nan)

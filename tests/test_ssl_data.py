@@ -109,6 +109,14 @@ def test_order_follows_from_seed_and_epoch(cohort: Path) -> None:
     assert epoch_of(other) != first
 
 
+def test_order_does_not_follow_from_the_rows_of_the_list(cohort: Path, tmp_path: Path) -> None:
+    header, *rows = (cohort / "slides.csv").read_text().splitlines()
+    (tmp_path / "slides.csv").write_text("\n".join([header, *reversed(rows)]))
+    data = tile_data(cohort, slides=tmp_path / "slides.csv")
+    data.views = unchanged
+    assert epoch_of(data) == epoch_of(tile_data_unchanged(cohort))
+
+
 def test_views_are_the_same_with_any_number_of_workers(cohort: Path) -> None:
     batches = [torch.stack(list(tile_data(cohort, workers=workers).loader())) for workers in (0, 2)]
     assert batches[0].shape == (12, 12, 2, SIDE, SIDE, 3)
