@@ -202,20 +202,23 @@ class DINO(LightningModule):
         self.log("train/lr", lr, prog_bar=True)
         self.log_dict({"train/weight_decay": decay, "train/ema_momentum": momentum})
 
+    def card(self) -> EncoderCard:
+        """What the teacher's backbone is as an encoder."""
+        return EncoderCard(
+            name="",
+            architecture=self.told.architecture,
+            input_px=self.told.input_px,
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+            mpp=self.data.mpp,
+            train_slides=self.data.train_slides,
+            fold=self.data.fold,
+        )
+
     def on_train_epoch_end(self) -> None:
         """Exports the teacher's backbone into the run's folder."""
         if self.trainer.is_global_zero:
-            card = EncoderCard(
-                name="",
-                architecture=self.told.architecture,
-                input_px=self.told.input_px,
-                mean=IMAGENET_MEAN,
-                std=IMAGENET_STD,
-                mpp=self.data.mpp,
-                train_slides=self.data.train_slides,
-                fold=self.data.fold,
-            )
-            export_encoder(Path(self.trainer.default_root_dir) / EXPORTED, self.teacher.backbone, card)
+            export_encoder(Path(self.trainer.default_root_dir) / EXPORTED, self.teacher.backbone, self.card())
 
 
 def decay_groups(module: nn.Module) -> list[dict[str, Any]]:
