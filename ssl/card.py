@@ -4,11 +4,13 @@ A card knows the slides its encoder was trained on; that is the leak guard's gro
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from papsmear.errors import UsageError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,20 @@ class EncoderCard:
         """The card that `to_json` wrote."""
         values = json.loads(text)
         return cls(**with_tuples(values))
+
+
+def teacher_card(model: Mapping[str, Any], data: Mapping[str, Any]) -> EncoderCard:
+    """The card of the teacher that DINO of the settings `model` trained on `data`, as TileData's state tells it."""
+    return EncoderCard(
+        name="",
+        architecture=model["architecture"],
+        input_px=model["input_px"],
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        mpp=data["mpp"],
+        train_slides=tuple(data["train_slides"]),
+        fold=data["fold"],
+    )
 
 
 def with_tuples(values: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from papsmear.errors import UsageError
 from papsmear.progress import say
-from papsmear.ssl.card import EncoderCard
+from papsmear.ssl.card import IMAGENET_MEAN, IMAGENET_STD, EncoderCard, teacher_card
 from papsmear.ssl.data import TileData
 from papsmear.ssl.encoder import export_encoder
 from papsmear.ssl.head import DINOHead
@@ -29,7 +29,6 @@ from papsmear.ssl.network import create_network, feature_width
 from papsmear.ssl.schedules import Schedules
 from papsmear.ssl.watch import Figures, Watch, feature_std, non_finite
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 EXPORTED = "encoder.safetensors"
 
 
@@ -204,16 +203,7 @@ class DINO(LightningModule):
 
     def card(self) -> EncoderCard:
         """What the teacher's backbone is as an encoder."""
-        return EncoderCard(
-            name="",
-            architecture=self.told.architecture,
-            input_px=self.told.input_px,
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
-            mpp=self.data.mpp,
-            train_slides=self.data.train_slides,
-            fold=self.data.fold,
-        )
+        return teacher_card(self.told, self.data.state_dict())
 
     def on_train_epoch_end(self) -> None:
         """Exports the teacher's backbone into the run's folder."""

@@ -35,6 +35,7 @@ COMMANDS = {
     "verify": Command("papsmear.tiling.verify:verify", "check shards, name damaged ones", ("shards",)),
     "crop": Command("papsmear.tiling.crop:crop", "annotated cells and tiles as labelled sets"),
     "show-batch": Command("papsmear.ssl.show:show_batch", "a picture of tiles and the views that DINO sees of them"),
+    "export": Command("papsmear.ssl.export:export", "a checkpoint's encoder for timm, and its model card", ("ckpt",)),
     "embed": Command("papsmear.mil.embed:embed", "shards to feature bags"),
     "probe": Command("papsmear.probes.probe:probe", "the probe report of one or several encoders"),
     "diagnose": Command("papsmear.mil.diagnose:diagnose", "slide files to diagnosis, top tiles, heat map", ("slides",)),
