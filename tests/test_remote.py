@@ -16,6 +16,7 @@ from papsmear.errors import InputError, UsageError
 from papsmear.files import remove
 from papsmear.ssl import remote
 from papsmear.ssl.data import TileData
+from papsmear.ssl.show import show_batch
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:This DataLoader will create",  # more workers than cores
@@ -104,6 +105,12 @@ def test_a_url_gives_the_batches_of_the_folder(cohort: Path, server: Server) -> 
     asked = len(server.asked)
     assert torch.equal(batches_of(cohort, f"{server.url}/shards"), wanted)
     assert {Path(path).name for path in server.asked[asked:]} == {"slide.json"}, "shards are fetched once"
+
+
+def test_show_batch_takes_a_url_too(cohort: Path, server: Server) -> None:
+    data = TileData(f"{server.url}/shards", cohort / "slides.csv", 1, cohort / "cache", batch_size=6, crop_px=16)
+    show_batch(data, cohort / "sheet.png", count=1)
+    assert (cohort / "sheet.png").is_file()
 
 
 def test_a_slide_that_was_tiled_anew_is_fetched_anew(
