@@ -19,6 +19,7 @@ from papsmear.probes.classes import CLASSES, PUBLISHED_CELLS, TITLES, CellClass
 from papsmear.progress import track
 
 _SUFFIXES = {".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff"}
+_MASK_TREES = ("mask", "masks")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class CellSet:
 
     `images`: N pictures (H, W, 3) uint8, each in its own size. `labels` (N,) counts through `classes`, which holds only
     the classes that were found. `damaged`: why an image could not be read, by its path within the set's folder.
+    `masks`: the file of each image's mask, None where it has none; empty for a set that was not read from files.
     """
 
     name: str
@@ -35,6 +37,7 @@ class CellSet:
     images: tuple[NDArray[np.uint8], ...]
     labels: NDArray[np.int64]
     damaged: dict[str, str]
+    masks: tuple[Path | None, ...] = ()
 
     @property
     def title(self) -> str:
@@ -50,6 +53,20 @@ class CellSet:
         return [int((self.labels == label).sum()) for label in range(len(self.classes))]
 
 
+def masks_of(cells: CellSet) -> tuple[Path, ...]:
+    """The mask of every image; UsageError where one has none."""
+    masks = [mask for mask in cells.masks if mask is not None]
+    if len(masks) < len(cells.labels):
+        without = [
+            path for path, mask in zip(cells.paths, cells.masks or (None,) * len(cells.paths), strict=True) if not mask
+        ]
+        raise UsageError(
+            f"{cells.title}: {len(without)} of {len(cells.labels)} images have no mask, such as {without[0]}; "
+            "take a set with its masks, as Herlev's archive has them (<name>-d.bmp beside <name>.BMP)"
+        )
+    return tuple(masks)
+
+
 def read_cells(name: str, folder: Path) -> CellSet:
     """Reads the set `name` (`herlev` or `sipakmed`) from `folder`; an unreadable image is left out and recorded.
 
@@ -59,7 +76,8 @@ def read_cells(name: str, folder: Path) -> CellSet:
     found = _image_files(name, folder)
     classes = tuple(c for c in CLASSES[name] if found.get(c.name))
     files = [(label, path) for label, c in enumerate(classes) for path in found[c.name]]
-    images, labels, paths, damaged = [], [], [], {}
+    mask_of = _masks_in(folder)
+    images, labels, paths, masks, damaged = [], [], [], [], {}
     for label, path in track(files, f"{TITLES[name]}: reading"):
         relative = path.relative_to(folder).as_posix()
         try:
@@ -69,7 +87,8 @@ def read_cells(name: str, folder: Path) -> CellSet:
             continue
         labels.append(label)
         paths.append(relative)
-    cells = CellSet(name, classes, tuple(paths), tuple(images), np.array(labels, dtype=np.int64), damaged)
+        masks.append(mask_of.get((path.parent.name.lower(), path.stem.lower())))
+    cells = CellSet(name, classes, tuple(paths), tuple(images), np.array(labels, dtype=np.int64), damaged, tuple(masks))
     _check(cells, folder)
     return cells
 
@@ -113,7 +132,7 @@ def _class_folders(folder: Path, pattern: str) -> list[Path]:
     for path in sorted(p for p in folder.rglob("*") if p.is_dir()):
         inside = path.relative_to(folder).parts
         letters = re.sub(r"[^a-z]", "", path.name.lower())
-        if any(part.lower() in ("mask", "masks") for part in inside) or any(top in path.parents for top in tops):
+        if any(part.lower() in _MASK_TREES for part in inside) or any(top in path.parents for top in tops):
             continue
         if re.fullmatch(pattern, letters):
             tops.append(path)
@@ -126,7 +145,17 @@ def _cells_in(top: Path) -> list[Path]:
     cropped = [p for p in below if p.name.lower() == "cropped"]
     homes = cropped or [top, *(p for p in below if p.name.lower() == top.name.lower())]
     files = {file for home in homes for file in home.iterdir() if file.suffix.lower() in _SUFFIXES}
-    return sorted(f for f in files if not f.stem.endswith("-d") and not f.name.startswith("."))
+    return sorted(f for f in files if not f.stem.lower().endswith("-d") and not f.name.startswith("."))
+
+
+def _masks_in(folder: Path) -> dict[tuple[str, str], Path]:
+    """Masks by their class folder's and their image's name, in small letters: `<name>-d`, or in a tree of masks."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        in_tree = any(part.lower() in _MASK_TREES for part in path.relative_to(folder).parts[:-1])
+        if path.suffix.lower() in _SUFFIXES and (in_tree or path.stem.lower().endswith("-d")):
+            found[path.parent.name.lower(), path.stem.lower().removesuffix("-d")] = path
+    return found
 
 
 def _reason(error: Exception, path: Path) -> str:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from papsmear.errors import UsageError
 from papsmear.probes.classes import CLASSES, HERLEV, SIPAKMED
-from papsmear.probes.datasets import CellSet, read_cells, read_rgb
+from papsmear.probes.datasets import CellSet, masks_of, read_cells, read_rgb
 
 SHORTS = [c.short for c in HERLEV]
 ARCHIVE = ["carcinoma_in_situ", "light_dysplastic", "moderate_dysplastic", "severe_dysplastic",
@@ -59,6 +59,27 @@ def test_herlev_with_images_and_masks_in_trees_of_their_own_and_deeper_down(tmp_
     cells = read_cells("herlev", tmp_path)
     assert cells.counts() == [3] * 7
     assert cells.paths[0] == "unpacked/images/carcinoma_in_situ/0.jpg"
+
+
+def test_masks_are_found_beside_their_images_and_in_a_tree_of_their_own(tmp_path: Path) -> None:
+    beside = archive(tmp_path / "a")
+    masks = masks_of(read_cells("herlev", beside))
+    assert masks[2] == beside / "light_dysplastic" / "14820-000-d.bmp"
+    tree = tmp_path / "b"
+    for name in ARCHIVE:
+        for i in range(2):  # equal names in all classes
+            save(tree / "images" / name / f"{i}.jpg")
+            save(tree / "Masks" / name / f"{i}-D.JPG")
+    cells = read_cells("herlev", tree)
+    masks = masks_of(cells)
+    assert masks[3] == tree / "Masks" / "light_dysplastic" / "1-D.JPG"
+    masks[3].unlink()
+    cells = read_cells("herlev", tree)
+    assert [mask is None for mask in cells.masks].index(True) == 3
+    with pytest.raises(
+        UsageError, match=r"Herlev: 1 of 14 images have no mask, such as images/light_dysplastic/1\.jpg"
+    ):
+        masks_of(cells)
 
 
 @pytest.mark.parametrize("form", ["{0}/{0}/CROPPED", "{0}/CROPPED", "{0}/cropped", "{0}", "{0}/{0}"])
@@ -150,3 +171,4 @@ def test_the_real_herlev_cells_have_the_canonical_counts(shared_data: Path) -> N
     counts = {c.short: n for c, n in zip(cells.classes, cells.counts(), strict=True)}
     assert counts == {"CIS": 150, "LD": 182, "MD": 146, "SD": 197, "NC": 98, "NI": 70, "NS": 74}
     assert not cells.damaged
+    assert all(f"{Path(path).stem}-d" == mask.stem for path, mask in zip(cells.paths, masks_of(cells), strict=True))
