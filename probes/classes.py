@@ -1,47 +1,74 @@
-"""The classes of the public single-cell sets: folder names, short names as in the study's tables, and sides.
+"""Classes of cells, and the public sets that have them. Data, not code: a public set is a file of probes/sets.
 
-Data, not code: a set is a row of classes, and everything else asks these rows. The side says what the class means for a
-diagnosis; a class that is `neither` is left out of the binary scores (in the study's first version, metaplastic cells).
+A class has a name, a short name as in the study's tables, and a side: what it means for a diagnosis. A class that is
+`neither` is left out of the binary scores (in the study's first version, metaplastic cells).
 """
 
+import re
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
 
 Side = Literal["positive", "negative", "neither"]
+Kind = Literal["folders", "voc", "csv"]
+
+SIDES: tuple[Side, ...] = ("positive", "negative", "neither")
 
 
 @dataclass(frozen=True)
 class CellClass:
-    """One class. `folder` is a regular expression for a folder's name, taken in small letters and letters only."""
+    """One class. `folder` is a regular expression for its folder's name, taken in small letters and letters only.
+
+    Without `folder` it goes by its own name, whatever the capitals, spaces, `-` and `_`.
+    """
 
     name: str
     short: str
     side: Side
-    folder: str
+    folder: str = ""
+
+    def is_called(self, name: str) -> bool:
+        """Whether a folder, or a class in a file, of this name is this class."""
+        if self.folder:
+            return re.fullmatch(self.folder, re.sub(r"[^a-z]", "", name.lower())) is not None
+        return plain(name) == plain(self.name)
 
 
-# Jantzen et al. 2005. The archive spells "superficiel"; copies spell it otherwise, and say "mild" for "light".
-HERLEV = (
-    CellClass("carcinoma in situ", "CIS", "positive", r"carcinoma(insitu)?"),
-    CellClass("light dysplastic", "LD", "positive", r"(light|mild)dysplas(tic|ia)"),
-    CellClass("moderate dysplastic", "MD", "positive", r"moderatedysplas(tic|ia)"),
-    CellClass("severe dysplastic", "SD", "positive", r"severedysplas(tic|ia)"),
-    CellClass("normal columnar", "NC", "negative", r"(normal)?columnar"),
-    CellClass("normal intermediate", "NI", "negative", r"(normal)?intermediate"),
-    CellClass("normal superficial", "NS", "negative", r"(normal)?superfici[ae]l"),
-)
+def plain(name: str) -> str:
+    """A class's name without capitals, spaces and signs."""
+    return re.sub(r"[\W_]", "", name.casefold())
 
-# Plissiti et al. 2018.
-SIPAKMED = (
-    CellClass("dyskeratotic", "D", "positive", r"(im)?dyskeratotic"),
-    CellClass("koilocytotic", "K", "positive", r"(im)?koilocytotic"),
-    CellClass("metaplastic", "M", "neither", r"(im)?metaplastic"),
-    CellClass("parabasal", "P", "negative", r"(im)?parabasal"),
-    CellClass("superficial-intermediate", "SI", "negative", r"(im)?superficial(intermediate)?"),
-)
 
-CLASSES = {"herlev": HERLEV, "sipakmed": SIPAKMED}
-TITLES = {"herlev": "Herlev", "sipakmed": "SIPaKMeD"}
+@dataclass(frozen=True)
+class PublicSet:
+    """What is known of a public set, from probes/sets/<name>.yaml.
 
-# How many cells the public sets have, so that a report can say where it saw another number.
-PUBLISHED_CELLS = {"herlev": 917, "sipakmed": 4049}
+    `cells`: how many the set has of each class. `mpp`: µm/px as published. `picture`: a regular expression whose first
+    group is the source picture, or patient, in the name of a cell's file; `pictures_of_class`: where each class counts
+    them for itself.
+    """
+
+    title: str
+    source: str
+    kind: Kind
+    classes: tuple[CellClass, ...]
+    cells: tuple[int, ...]
+    mpp: float | None
+    picture: str
+    pictures_of_class: bool = False
+
+    @classmethod
+    def from_yaml(cls, file: Path) -> "PublicSet":
+        """The set that a file describes."""
+        told: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+        rows = told.pop("classes")
+        cells = tuple(row.pop("cells") for row in rows)
+        return cls(classes=tuple(CellClass(**row) for row in rows), cells=cells, **told)
+
+
+SETS = {file.stem: PublicSet.from_yaml(file) for file in sorted((Path(__file__).parent / "sets").glob("*.yaml"))}
+CLASSES = {name: known.classes for name, known in SETS.items()}
+TITLES = {name: known.title for name, known in SETS.items()}
+HERLEV, SIPAKMED = CLASSES["herlev"], CLASSES["sipakmed"]

@@ -1,13 +1,13 @@
-"""The public single-cell sets, as their archives unpack and as they are found in copies.
+"""Sets of labelled cells, read into memory: the public ones, and one's own in folders, VOC boxes or a csv.
 
-Herlev: `<class>/<name>.BMP` with the mask `<name>-d.bmp` beside it, or `images/<class>/<name>.jpg` with the masks in a
-folder tree of their own. SIPaKMeD: `im_<class>/im_<class>/CROPPED/*.bmp`, where the pictures one folder up are whole
-fields of view, not cells. Folders may lie deeper, and their names may differ in capitals, spaces and spelling.
+What a layout lists (folders.py, voc.py, listed.py) is read here, the same way for all: a picture that cannot be read is
+left out and recorded.
 """
 
-import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from papsmear.errors import UsageError
-from papsmear.probes.classes import CLASSES, PUBLISHED_CELLS, TITLES, CellClass
+from papsmear.probes.classes import SETS, CellClass, PublicSet, Side
+from papsmear.probes.folders import find_plain, find_public
+from papsmear.probes.listed import find_listed
+from papsmear.probes.sources import Listed, SetSource, classes_of, kind_of
+from papsmear.probes.voc import find_boxes, square
 from papsmear.progress import track
-
-_SUFFIXES = {".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff"}
-_MASK_TREES = ("mask", "masks")
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,9 @@ class CellSet:
 
     `images`: N pictures (H, W, 3) uint8, each in its own size. `labels` (N,) counts through `classes`, which holds only
     the classes that were found. `damaged`: why an image could not be read, by its path within the set's folder.
-    `masks`: the file of each image's mask, None where it has none; empty for a set that was not read from files.
+
+    What is told of each image, each empty where it is of none: `masks`, the file of its mask; `groups`, its source
+    picture, slide or patient; `slides` and `folds`, of in-house cells; `mpp`, µm/px. None, and "", where not known.
     """
 
     name: str
@@ -38,15 +41,19 @@ class CellSet:
     labels: NDArray[np.int64]
     damaged: dict[str, str]
     masks: tuple[Path | None, ...] = ()
+    groups: tuple[str, ...] = ()
+    slides: tuple[str, ...] = ()
+    folds: tuple[int | None, ...] = ()
+    mpp: tuple[float | None, ...] = ()
 
     @property
     def title(self) -> str:
-        return TITLES[self.name]
+        return SETS[self.name].title if self.name in SETS else self.name
 
     @property
-    def published_cells(self) -> int:
-        """The number of cells of the public set."""
-        return PUBLISHED_CELLS[self.name]
+    def published_cells(self) -> int | None:
+        """The number of cells of the public set; None for a set of one's own."""
+        return sum(SETS[self.name].cells) if self.name in SETS else None
 
     def counts(self) -> list[int]:
         """The number of images of each class."""
@@ -57,9 +64,8 @@ def masks_of(cells: CellSet) -> tuple[Path, ...]:
     """The mask of every image; UsageError where one has none."""
     masks = [mask for mask in cells.masks if mask is not None]
     if len(masks) < len(cells.labels):
-        without = [
-            path for path, mask in zip(cells.paths, cells.masks or (None,) * len(cells.paths), strict=True) if not mask
-        ]
+        known = cells.masks or (None,) * len(cells.paths)
+        without = [path for path, mask in zip(cells.paths, known, strict=True) if not mask]
         raise UsageError(
             f"{cells.title}: {len(without)} of {len(cells.labels)} images have no mask, such as {without[0]}; "
             "take a set with its masks, as Herlev's archive has them (<name>-d.bmp beside <name>.BMP)"
@@ -67,30 +73,95 @@ def masks_of(cells: CellSet) -> tuple[Path, ...]:
     return tuple(masks)
 
 
-def read_cells(name: str, folder: Path) -> CellSet:
-    """Reads the set `name` (`herlev` or `sipakmed`) from `folder`; an unreadable image is left out and recorded.
+def read_cells(name: str, source: SetSource | Path) -> CellSet:
+    """Reads the set `name` to be probed; an unreadable image is left out and recorded.
 
-    Raises UsageError where the folder holds no such set, one class only, or a class with fewer than two images, since
-    none of these can be split into a training and a test part.
+    Raises UsageError where there is no such set, one class only, or a class with fewer than two images, since none of
+    these can be split into a training and a test part.
     """
-    found = _image_files(name, folder)
-    classes = tuple(c for c in CLASSES[name] if found.get(c.name))
-    files = [(label, path) for label, c in enumerate(classes) for path in found[c.name]]
-    mask_of = _masks_in(folder)
-    images, labels, paths, masks, damaged = [], [], [], [], {}
-    for label, path in track(files, f"{TITLES[name]}: reading"):
-        relative = path.relative_to(folder).as_posix()
-        try:
-            images.append(read_rgb(path))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            damaged[relative] = _reason(error, path)
-            continue
-        labels.append(label)
-        paths.append(relative)
-        masks.append(mask_of.get((path.parent.name.lower(), path.stem.lower())))
-    cells = CellSet(name, classes, tuple(paths), tuple(images), np.array(labels, dtype=np.int64), damaged, tuple(masks))
-    _check(cells, folder)
+    cells = read_set(name, source)
+    _check(cells, source.path if isinstance(source, SetSource) else source)
     return cells
+
+
+def read_set(name: str, source: SetSource | Path) -> CellSet:
+    """Reads the set `name` as it is, if of one class only; UsageError where there is none."""
+    if isinstance(source, Path):
+        source = SetSource(source)
+    if not source.path.exists():
+        what = "file" if source.path.suffix else "folder"
+        raise UsageError(f"{source.path}: no such {what}; the set {name} wants {_wanted(name)}")
+    damaged: dict[str, str] = {}
+    classes, listed = _listed(name, source, damaged)
+    base = source.path if source.path.is_dir() else source.path.parent
+    label_of = {cell.class_name: _label(cell.class_name, classes) for cell in listed}
+    listed.sort(key=lambda cell: (cell.path, cell.number))
+    read = list(_read(listed, base, f"{SETS[name].title if name in SETS else name}: reading", damaged))
+    read.sort(key=lambda entry: label_of[entry[0].class_name])
+    present = sorted({label_of[cell.class_name] for cell, _ in read})
+    cells = [cell for cell, _ in read]
+    images = tuple(image for _, image in read)
+    return CellSet(
+        name,
+        tuple(classes[label] for label in present),
+        tuple(_path_in(cell, base) for cell in cells),
+        images,
+        np.array([present.index(label_of[cell.class_name]) for cell in cells], dtype=np.int64),
+        damaged,
+        masks=tuple(cell.mask for cell in cells),
+        groups=tuple(cell.group for cell in cells) if any(cell.group for cell in cells) else (),
+        slides=tuple(cell.slide_id for cell in cells) if any(cell.slide_id for cell in cells) else (),
+        folds=tuple(cell.fold for cell in cells) if any(cell.fold is not None for cell in cells) else (),
+        mpp=_mpp(cells, images, source, SETS.get(name)),
+    )
+
+
+def _listed(name: str, source: SetSource, damaged: dict[str, str]) -> tuple[tuple[CellClass, ...], list[Listed]]:
+    """The classes that a set can have, and its cells."""
+    public = SETS.get(name)
+    if public and (source.classes or source.kind not in (None, public.kind)):
+        raise UsageError(f"{name}: {public.title} has its own classes and layout; call your set otherwise")
+    kind = public.kind if public else source.kind or kind_of(source.path)
+    told: dict[str, Side] = {}
+    if kind == "csv":
+        cells, told = find_listed(source.path)
+    elif kind == "voc":
+        cells = find_boxes(source.path, damaged, public.picture) if public else find_boxes(source.path, damaged)
+    else:
+        cells = find_public(public, source.path) if public else find_plain(source.path)
+    if public:
+        return public.classes, cells
+    return classes_of(source.path, {cell.class_name for cell in cells}, source.classes, told), cells
+
+
+def _label(class_name: str, classes: tuple[CellClass, ...]) -> int:
+    """Its place among `classes`; by its name as it is, since a public class's own may be no folder's."""
+    names = [c.name for c in classes]
+    if class_name in names:
+        return names.index(class_name)
+    return next(label for label, c in enumerate(classes) if c.is_called(class_name))
+
+
+def _read(
+    listed: list[Listed], base: Path, what: str, damaged: dict[str, str]
+) -> Iterator[tuple[Listed, NDArray[np.uint8]]]:
+    """The cells that can be read, with their pictures; a picture of many cells is read once."""
+    for path, cells in groupby(track(listed, what), lambda cell: cell.path):
+        try:
+            picture = read_rgb(path)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            damaged[_relative(path, base)] = _reason(error, path)
+            continue
+        for cell in cells:
+            if cell.box is None:
+                yield cell, picture
+                continue
+            try:
+                rows, columns = square(cell.box, picture.shape[1], picture.shape[0])
+            except ValueError as error:
+                damaged[_path_in(cell, base)] = str(error)
+                continue
+            yield cell, picture[rows, columns].copy()
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
@@ -105,60 +176,35 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     return np.array(image.convert("RGB"))
 
 
-def _image_files(name: str, folder: Path) -> dict[str, list[Path]]:
-    """The image files of each class, sorted; masks left out."""
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder; --sets.{name} wants the folder of the unpacked {TITLES[name]} set")
-    found: dict[str, list[Path]] = {}
-    for cell_class in CLASSES[name]:
-        homes = [top for top in _class_folders(folder, cell_class.folder) if _cells_in(top)]
-        if len(homes) > 1:
-            listed = ", ".join(home.relative_to(folder).as_posix() for home in homes)
-            raise UsageError(
-                f"{folder}: several folders for the class {cell_class.name!r} ({listed}); "
-                "give the folder that holds the set once"
-            )
-        if homes:
-            found[cell_class.name] = _cells_in(homes[0])
-    if not found:
-        example = "carcinoma_in_situ" if name == "herlev" else "im_Dyskeratotic"
-        raise UsageError(f"{folder}: no images of {TITLES[name]} in it; it wants class folders such as {example}/")
-    return found
+def _path_in(cell: Listed, base: Path) -> str:
+    return _relative(cell.path, base) + ("" if cell.box is None else f"#{cell.number}")
 
 
-def _class_folders(folder: Path, pattern: str) -> list[Path]:
-    """The topmost folders below `folder` whose name is the class's, outside trees of masks."""
-    tops: list[Path] = []
-    for path in sorted(p for p in folder.rglob("*") if p.is_dir()):
-        inside = path.relative_to(folder).parts
-        letters = re.sub(r"[^a-z]", "", path.name.lower())
-        if any(part.lower() in _MASK_TREES for part in inside) or any(top in path.parents for top in tops):
-            continue
-        if re.fullmatch(pattern, letters):
-            tops.append(path)
-    return tops
+def _relative(path: Path, base: Path) -> str:
+    return path.relative_to(base).as_posix() if path.is_relative_to(base) else path.as_posix()
 
 
-def _cells_in(top: Path) -> list[Path]:
-    """The cell pictures in a class folder: those in CROPPED where there is one, else in it or its namesake inside."""
-    below = [p for p in top.rglob("*") if p.is_dir()]
-    cropped = [p for p in below if p.name.lower() == "cropped"]
-    homes = cropped or [top, *(p for p in below if p.name.lower() == top.name.lower())]
-    files = {file for home in homes for file in home.iterdir() if file.suffix.lower() in _SUFFIXES}
-    return sorted(f for f in files if not f.stem.lower().endswith("-d") and not f.name.startswith("."))
+def _mpp(
+    cells: list[Listed], images: tuple[NDArray[np.uint8], ...], source: SetSource, public: PublicSet | None
+) -> tuple[float | None, ...]:
+    """µm/px of each image: its own, else the source's, else the public set's.
+
+    A copy of a public set whose images are all of one size was resized cell by cell, so its µm/px are lost.
+    """
+    of_set = source.mpp
+    if of_set is None and public and len({image.shape for image in images}) > 1:
+        of_set = public.mpp
+    known = tuple(of_set if cell.mpp is None else cell.mpp for cell in cells)
+    return known if any(mpp is not None for mpp in known) else ()
 
 
-def _masks_in(folder: Path) -> dict[tuple[str, str], Path]:
-    """Masks by their class folder's and their image's name, in small letters: `<name>-d`, or in a tree of masks."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        in_tree = any(part.lower() in _MASK_TREES for part in path.relative_to(folder).parts[:-1])
-        if path.suffix.lower() in _SUFFIXES and (in_tree or path.stem.lower().endswith("-d")):
-            found[path.parent.name.lower(), path.stem.lower().removesuffix("-d")] = path
-    return found
+def _wanted(name: str) -> str:
+    return f"the folder of the unpacked {SETS[name].title} set" if name in SETS else "a folder or a csv"
 
 
 def _reason(error: Exception, path: Path) -> str:
+    if not path.exists():
+        return "no such file"
     if path.stat().st_size == 0:
         return "the file is empty"
     if isinstance(error, UnidentifiedImageError):
@@ -169,6 +215,8 @@ def _reason(error: Exception, path: Path) -> str:
 def _check(cells: CellSet, folder: Path) -> None:
     lost = f" ({len(cells.damaged)} could not be read)" if cells.damaged else ""
     counts = Counter({c.name: n for c, n in zip(cells.classes, cells.counts(), strict=True)})
+    if not counts:
+        raise UsageError(f"{folder}: none of its images could be read: {next(iter(cells.damaged.values()))}")
     if len(counts) < 2:
         raise UsageError(
             f"{folder}: only the class {next(iter(counts))!r} is in it; a probe wants at least two classes"

@@ -1,8 +1,9 @@
 """Splits of a set into a training and a test part: random as published, and grouped by source picture.
 
 Cells cut out of one picture share its stain, focus and neighbours, so a cell of the same picture in the training part
-gives a test cell away. Herlev and SIPaKMeD name the picture in each file name. A `Part` is the indices of the training
-cells and those of the test cells. Every split is the same for every encoder.
+gives a test cell away. The public sets name the picture in each file name; sets of one's own may tell slides or
+patients in its place. A `Part` is the indices of the training cells and those of the test cells. Every split is the
+same for every encoder.
 """
 
 import re
@@ -13,6 +14,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
+from papsmear.probes.classes import SETS
 from papsmear.probes.datasets import CellSet
 from papsmear.probes.knn import Ints
 from papsmear.seeds import derive, rng
@@ -20,9 +22,6 @@ from papsmear.seeds import derive, rng
 TEST_SHARE = 0.25
 INNER_FOLDS = 5
 _OUTER_FOLDS = round(1 / TEST_SHARE)
-
-# <picture>-<number>-<cell> in Herlev; <picture>_<cell> in SIPaKMeD, whose classes count their pictures separately.
-_PICTURE = {"herlev": r"(\d+)-\d+-\d+", "sipakmed": r"(\d+)_\d+"}
 
 Part = tuple[Ints, Ints]
 
@@ -45,13 +44,17 @@ def random_splits(labels: Ints, runs: int, seed: int) -> list[Part]:
 
 
 def source_pictures(cells: CellSet) -> Ints | None:
-    """The source picture of each cell (N,), counted from 0; None where the file names do not tell it."""
-    names = []
-    for path, label in zip(cells.paths, cells.labels, strict=True):
-        told = re.match(_PICTURE[cells.name], PurePosixPath(path).stem)
-        if told is None:
-            return None
-        names.append(told[1] if cells.name == "herlev" else f"{label}/{told[1]}")
+    """The source picture, slide or patient of each cell (N,), counted from 0; None where it is not told of each."""
+    names: list[str] = []
+    public = SETS.get(cells.name)
+    if cells.groups:
+        names = list(cells.groups)
+    elif public:
+        for path, label in zip(cells.paths, cells.labels, strict=True):
+            told = re.match(public.picture, PurePosixPath(path).stem)
+            names.append(f"{label if public.pictures_of_class else ''}/{told[1]}" if told else "")
+    if not names or not all(names):
+        return None
     return np.unique(names, return_inverse=True)[1].astype(np.int64)
 
 

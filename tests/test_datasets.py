@@ -130,7 +130,7 @@ def test_grey_alpha_palette_and_16_bit_become_rgb(tmp_path: Path) -> None:
 
 
 def test_no_folder_and_no_images_and_no_cells_are_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no such folder; --sets\.herlev wants"):
+    with pytest.raises(UsageError, match=r"no such folder; the set herlev wants the folder of the unpacked Herlev"):
         read_cells("herlev", tmp_path / "nowhere")
     with pytest.raises(UsageError, match="no images of Herlev in it"):
         read_cells("herlev", tmp_path)
