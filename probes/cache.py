@@ -14,21 +14,24 @@ from papsmear import __version__
 from papsmear.files import whole
 from papsmear.probes.datasets import CellSet
 from papsmear.probes.knn import Floats
+from papsmear.probes.scale import Resize, at_encoder_scale, mpp_of
 from papsmear.progress import track
 from papsmear.ssl.card import EncoderCard
 from papsmear.ssl.encoder import Encoder, embed_images
 
 
-def features_of(encoder: Encoder, name: str, cells: CellSet, folder: Path) -> Floats:
+def features_of(encoder: Encoder, name: str, cells: CellSet, folder: Path, resize: Resize = "whole") -> Floats:
     """Features (N, D) of the set's N cells: those in `folder`, else embedded now and kept there.
 
-    `name` of the encoder is for the progress bar. Raises InputError where a feature is not finite.
+    `name` of the encoder is for the progress bar; `resize`: images are resized whole, or brought to its µm/px. Raises
+    InputError where a feature is not finite.
     """
-    path = folder / f"{cells.name}-{checksum(encoder.card, cells)[:20]}.npy"
+    path = folder / f"{cells.name}-{checksum(encoder.card, cells, resize)[:20]}.npy"
     kept = _read(path)
     if kept is not None and kept.shape == (len(cells.labels), encoder.width):
         return kept
-    features = embed_images(encoder, track(cells.images, f"{name}: {cells.title}"))
+    images = cells.images if resize == "whole" else at_encoder_scale(cells, encoder.card)
+    features = embed_images(encoder, track(images, f"{name}: {cells.title}", len(cells.images)))
     memory = io.BytesIO()
     np.save(memory, features)  # into a file itself, NumPy does not say that the disk is full
     with whole(path) as part:
@@ -36,11 +39,13 @@ def features_of(encoder: Encoder, name: str, cells: CellSet, folder: Path) -> Fl
     return features
 
 
-def checksum(card: EncoderCard, cells: CellSet) -> str:
+def checksum(card: EncoderCard, cells: CellSet, resize: Resize = "whole") -> str:
     """SHA-256 of what features depend on; not of names and labels."""
     digest = hashlib.sha256(
         repr((__version__, card.sha256, card.architecture, card.input_px, card.mean, card.std)).encode()
     )
+    if resize == "mpp":
+        digest.update(repr((mpp_of(card), cells.mpp)).encode())
     for image in cells.images:
         digest.update(repr(image.shape).encode())
         digest.update(np.ascontiguousarray(image).data)
