@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,12 @@ from papsmear.probes.differences import Difference, differences
 from papsmear.probes.fewshot import Shot
 from papsmear.probes.protocol import Score
 from papsmear.probes.results import Protocol, Result
+from papsmear.probes.scale import Resize
 from papsmear.probes.scores import Spread
 from papsmear.probes.splits import TEST_SHARE
 from papsmear.probes.tables import difference_rows, few_shot_rows, protocol_rows, spread_facts
+from papsmear.probes.transfer import Transferred
+from papsmear.probes.transfer_tables import page_targets, published_transfer, transfer_rows
 from papsmear.ssl.card import EncoderCard
 
 _THUMBNAIL_PX = 112
@@ -33,7 +36,9 @@ class Results:
     """What a probe run found, by set and encoder, and what it was found on and with.
 
     `scores`: the published protocol. `failed`: why an encoder gave no result, by its name. `protocols`: every protocol,
-    the published one among them. `few_shot`: the curves.
+    the published one among them. `few_shot`: the curves. `duplicates`: of each set. `transfer`: to the sets `targets`.
+    `leaks`: the encoders that were trained on slides of a set, by its name. `resize`: how images are
+    brought to the encoders' input.
     """
 
     sets: dict[str, CellSet]
@@ -44,17 +49,24 @@ class Results:
     seed: int
     protocols: dict[str, dict[str, dict[Protocol, Result]]]
     few_shot: dict[str, dict[str, list[Shot]]]
+    duplicates: dict[str, dict[str, Any]] = field(default_factory=dict)
+    targets: dict[str, CellSet] = field(default_factory=dict)
+    transfer: list[Transferred] = field(default_factory=list)
+    leaks: dict[str, list[str]] = field(default_factory=dict)
+    resize: Resize = "whole"
 
 
 def results_json(results: Results) -> str:
     """The results as JSON; figures are shares of 1.
 
-    `sets[set]`: `images`, `classes` (name, short, side, images), `damaged` (file → reason). `encoders[name]`: its card.
+    `sets[set]`: `images`, `classes` (name, short, side, images), `damaged` (file → reason), `duplicates`. `leaks`: the
+    encoders that were trained on slides of a set. `encoders[name]`: its card.
     `scores`, the published protocol: a row for each set and encoder with `k`, `weighted_f1`, `class_f1`, `side_f1` and
     `weighted_f1_by_k`, each figure as `mean`, `sd` and `runs`, and `confusion`, the counts over all runs with a row for
     each true class. `protocols`: a row for each set, encoder and protocol, with `interval_95` in each figure, and
     `as_published` or `honest` where it is that. `differences`: paired, a row for each two encoders and protocol.
-    `few_shot`: the curves. `published`: the study's own figures, in percent.
+    `few_shot`: the curves. `targets[set]`, as `sets`, and `transfer`: a row for each encoder, fitting set and target,
+    each metric with its `value` and `interval_95`. `published`: the study's own figures, in percent.
     """
     document = {
         "papsmear": __version__,
@@ -63,10 +75,16 @@ def results_json(results: Results) -> str:
             "runs": results.runs,
             "seed": results.seed,
             "k": "best on the test part",
+            "resize": results.resize,
         },
-        "sets": {name: _set_facts(cells) for name, cells in results.sets.items()},
+        "sets": {
+            name: {**_set_facts(cells), "duplicates": results.duplicates.get(name)}
+            for name, cells in results.sets.items()
+        },
+        "targets": {name: _set_facts(cells) for name, cells in results.targets.items()},
         "encoders": {name: asdict(card) for name, card in results.cards.items()},
         "failed": results.failed,
+        "leaks": results.leaks,
         "scores": [
             {"set": set_name, "encoder": encoder, **_score_facts(score)}
             for set_name, scores in results.scores.items()
@@ -75,10 +93,12 @@ def results_json(results: Results) -> str:
         "protocols": protocol_rows(results.protocols),
         "differences": difference_rows(results.protocols),
         "few_shot": few_shot_rows(results.few_shot),
+        "transfer": transfer_rows(results.transfer),
         "published": {
             "source": published.SOURCE,
-            "weighted_f1": {name: published.WEIGHTED_F1[name] for name in results.sets},
-            "class_f1": {name: published.CLASS_F1[name] for name in results.sets},
+            "weighted_f1": {name: published.WEIGHTED_F1.get(name, {}) for name in results.sets},
+            "class_f1": {name: published.CLASS_F1.get(name, {}) for name in results.sets},
+            "transfer_sensitivity": published_transfer(results.targets),
         },
     }
     return json.dumps(document, indent=1)
@@ -130,7 +150,8 @@ def write_page(path: Path, results: Results, drawn: Mapping[str, Figure]) -> Non
             "cells": cells, "classes": classes, "encoders": list(scores),
             "rows": table_rows(scores), "best": best_encoder(scores),
             "ks": [score.k for score in scores.values()],
-            "published": _published_columns(name),
+            "published": _published_columns(name), "duplicates": results.duplicates.get(name),
+            "leaks": results.leaks.get(name),
             **_protocol_values(results.protocols[name]), "differences": _pairs(results.protocols[name]),
             "few_shot": figure_uri(drawn[f"{name}/few_shot"]),
             "few_shot_splits": _few_shot_splits(results.few_shot[name]),
@@ -140,6 +161,7 @@ def write_page(path: Path, results: Results, drawn: Mapping[str, Figure]) -> Non
         })  # fmt: skip
     page = render(
         "probes/report.html",
+        transfer_targets=page_targets(results.transfer, results.targets),
         sections=sections, results=results, source=published.SOURCE, version=__version__,
         test_percent=round(100 * TEST_SHARE), colours=[plots.colour(i) for i in range(len(results.cards))],
     )  # fmt: skip
@@ -191,7 +213,7 @@ def best_encoder(scores: Mapping[str, Score]) -> str:
 def _published_columns(name: str) -> dict[str, dict[str, str]]:
     """Published encoder → row of the table → figure as printed."""
     columns = {}
-    for encoder, (mean, sd) in published.WEIGHTED_F1[name].items():
+    for encoder, (mean, sd) in published.WEIGHTED_F1.get(name, {}).items():
         by_class = {row: f"{value:.1f}" for row, value in published.CLASS_F1[name][encoder].items()}
         columns[encoder] = {**by_class, "weighted F1": f"{mean:.1f} ± {sd:.1f}"}
     return columns

@@ -11,6 +11,7 @@ from PIL import Image
 from papsmear.probes import published
 from papsmear.probes.report import Results
 from papsmear.probes.tables import difference_rows, few_shot_rows, flat, protocol_rows
+from papsmear.probes.transfer_tables import flat_transfer, published_transfer
 
 if TYPE_CHECKING:
     import wandb
@@ -34,7 +35,7 @@ def log_to_wandb(run: "wandb.Run", results: Results, drawn: Mapping[str, Figure]
                 per_class.append([set_name, encoder, row, spread.mean, spread.sd])
             run.summary[f"{set_name}/{encoder}/weighted_f1"] = score.weighted_f1.mean
             run.summary[f"{set_name}/{encoder}/k"] = score.k
-        for encoder, (mean, sd) in published.WEIGHTED_F1[set_name].items():
+        for encoder, (mean, sd) in published.WEIGHTED_F1.get(set_name, {}).items():
             theirs.append([set_name, encoder, mean / 100, sd / 100, published.SOURCE])
     run.log({
         "weighted_f1": wandb.Table(["set", "encoder", "k", "mean", "sd"], weighted),
@@ -43,11 +44,31 @@ def log_to_wandb(run: "wandb.Run", results: Results, drawn: Mapping[str, Figure]
         "protocols": _wandb_table(protocol_rows(results.protocols)),
         "differences": _wandb_table(difference_rows(results.protocols)),
         "few_shot": _wandb_table(few_shot_rows(results.few_shot)),
+        **_transfer_tables(results),
         **{name: wandb.Image(_pixels(figure)) for name, figure in drawn.items()},
     })  # fmt: skip
     artifact = wandb.Artifact(f"probe-report-{run.id}", type="report")
     artifact.add_file(str(page))  # a copy: the page may be written anew before `wandb sync`
     run.log_artifact(artifact)
+
+
+def _transfer_tables(results: Results) -> "dict[str, wandb.Table]":
+    """The figures on the targets, and the published ones; none where there are no targets."""
+    import wandb
+
+    if not results.targets:
+        return {}
+    columns, lines = flat_transfer(results.transfer)
+    theirs = [
+        [target, fit, encoder, value / 100, published.SOURCE]
+        for target, fits in published_transfer(results.targets).items()
+        for fit, encoders in fits.items()
+        for encoder, value in encoders.items()
+    ]
+    return {
+        "transfer": wandb.Table(columns=[*columns], data=lines),
+        "published_transfer": wandb.Table(["target", "fit", "encoder", "sensitivity", "source"], theirs),
+    }
 
 
 def _wandb_table(rows: list[dict[str, Any]]) -> "wandb.Table":
