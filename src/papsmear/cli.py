@@ -37,6 +37,7 @@ COMMANDS = {
     "show-batch": Command("papsmear.ssl.show:show_batch", "a picture of tiles and the views that DINO sees of them"),
     "export": Command("papsmear.ssl.export:export", "a checkpoint's encoder for timm, and its model card", ("ckpt",)),
     "embed": Command("papsmear.mil.embed:embed", "shards to feature bags"),
+    "data": Command("papsmear.probes.check:data", "check a set of labelled cells, say what it holds", ("name", "path")),
     "probe": Command("papsmear.probes.probe:probe", "the probe report of one or several encoders"),
     "diagnose": Command("papsmear.mil.diagnose:diagnose", "slide files to diagnosis, top tiles, heat map", ("slides",)),
     "doctor": Command("papsmear.doctor:doctor", "what this machine lacks, and how to get it"),
