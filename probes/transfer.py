@@ -48,16 +48,27 @@ class Transferred:
 
 
 def check_targets(sets: Mapping[str, CellSet], targets: Mapping[str, CellSet]) -> None:
-    """UsageError where no set can be fitted on, since it lacks positive or negative cells, or a target has neither."""
-    if targets and not any(len(np.unique(sides(cells)[1])) == 2 for cells in sets.values()):
+    """UsageError where no set can be fitted on, or a target has neither positive nor negative cells."""
+    if targets and not fitting_names(sets, targets):
         raise UsageError(
-            "--targets: none of the sets has both positive and negative cells to learn from; add one to --sets"
+            "--targets: no set has both positive and negative cells to learn from and no slide of a target; "
+            "add one to --sets, such as --sets.herlev=DIR"
         )
     for name, cells in targets.items():
         if not len(sides(cells)[0]):
             raise UsageError(
                 f"--targets.{name}: none of its cells is positive or negative; give its classes their sides"
             )
+
+
+def fitting_names(sets: Mapping[str, CellSet], targets: Mapping[str, CellSet]) -> list[str]:
+    """The sets that can be fitted on: they have both sides, and share no slide with a target."""
+    of_targets = {slide for cells in targets.values() for slide in cells.slides} - {""}
+    return [
+        name
+        for name, cells in sets.items()
+        if len(np.unique(sides(cells)[1])) == 2 and of_targets.isdisjoint(cells.slides)
+    ]
 
 
 def cells_to_test(card: EncoderCard, cells: CellSet, allow_leak: bool) -> tuple[Ints, int | None, bool]:
@@ -87,7 +98,7 @@ def transfer(
     allow_leak: bool = False,
 ) -> list[Transferred]:
     """Every set, and all together, to every target; `features` (N, D) by the names of sets and targets."""
-    useful = [name for name, cells in sets.items() if len(np.unique(sides(cells)[1])) == 2]
+    useful = fitting_names(sets, targets)
     fits = [(name,) for name in useful] + ([tuple(useful)] if len(useful) > 1 else [])
     found = []
     for fit in fits:

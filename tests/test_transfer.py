@@ -18,7 +18,16 @@ from papsmear.probes import published
 from papsmear.probes.bootstrap import resamples
 from papsmear.probes.classes import HERLEV, SIPAKMED, CellClass
 from papsmear.probes.datasets import CellSet
-from papsmear.probes.transfer import METRICS, cells_to_test, check_targets, fitting_set, metrics, scores, transfer
+from papsmear.probes.transfer import (
+    METRICS,
+    cells_to_test,
+    check_targets,
+    fitting_names,
+    fitting_set,
+    metrics,
+    scores,
+    transfer,
+)
 from papsmear.ssl.card import EncoderCard
 from papsmear.ssl.encoder import export_encoder, load_encoder
 
@@ -176,8 +185,11 @@ def test_what_cannot_be_fitted_or_tested_is_refused(world: tuple[dict[str, CellS
     check_targets(sets, targets)
     positives = {"herlev": cell_set("herlev", [0, 1], HERLEV)}
     check_targets(positives, {})
-    with pytest.raises(UsageError, match="none of the sets has both positive and negative cells"):
+    with pytest.raises(UsageError, match="no set has both positive and negative cells to learn from"):
         check_targets(positives, targets)
+    with pytest.raises(UsageError, match="no set has both"):
+        check_targets({"own": targets["cells"]}, targets)
+    assert fitting_names(sets | {"own": targets["cells"]}, targets) == ["herlev", "sipakmed"]
     with pytest.raises(UsageError, match=r"--targets\.odd: none of its cells is positive or negative"):
         check_targets(sets, {"odd": cell_set("odd", [0], (SIPAKMED[2],))})
 
@@ -248,14 +260,20 @@ def test_an_encoder_that_saw_the_slides_is_refused_or_marked(
     file = tmp_path / "seen.safetensors"
     slide_ids = [line.split(",")[0] for line in (cohort / "cohort" / "slides.csv").read_text().splitlines()[1:]]
     export_encoder(file, encoder.network, replace(encoder.card, train_slides=tuple(slide_ids)))
-    assert run(cohort, tmp_path / "no", f"--encoders=[{file}]") == 2
+    words = (f"--encoders=[{file}]", f"--sets.own={cohort / 'sets' / 'tiles.csv'}")
+    assert run(cohort, tmp_path / "no", *words) == 2
     error = capsys.readouterr().err
     assert "was trained on" in error
     assert len(error.splitlines()) == 1
     assert not (tmp_path / "no").exists()
-    assert run(cohort, tmp_path / "yes", f"--encoders=[{file}]", "--allow_leak=true") == 0
-    rows = json.loads((tmp_path / "yes" / "results.json").read_text())["transfer"]
-    assert all(row["leak"] for row in rows)
-    assert "LEAK" in (tmp_path / "yes" / "report.html").read_text()
-    assert "LEAK" in capsys.readouterr().out
+    assert run(cohort, tmp_path / "yes", *words, "--allow_leak=true") == 0
+    found = json.loads((tmp_path / "yes" / "results.json").read_text())
+    assert found["leaks"] == {"own": ["seen"]}
+    assert len(found["transfer"]) == 6
+    assert all(row["leak"] for row in found["transfer"])
+    page, printed = (tmp_path / "yes" / "report.html").read_text(), capsys.readouterr()
+    assert "LEAK: seen was trained on slides of this set" in page
+    assert "LEAK: these encoders were trained on slides that they are tested on here" in page
+    assert "LEAK: seen saw slides of own in training" in printed.err
+    assert "LEAK" in printed.out
     wandb.teardown()
