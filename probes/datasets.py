@@ -181,7 +181,8 @@ def _path_in(cell: Listed, base: Path) -> str:
 
 
 def _relative(path: Path, base: Path) -> str:
-    return path.relative_to(base).as_posix() if path.is_relative_to(base) else path.as_posix()
+    """A path within the set; of one that lies elsewhere only its end, since reports name no folders of the machine."""
+    return (path.relative_to(base) if path.is_relative_to(base) else Path(*path.parts[-2:])).as_posix()
 
 
 def _mpp(

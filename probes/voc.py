@@ -8,6 +8,7 @@ What is not boxed is not labelled: it gives no negative cells.
 import math
 import re
 import xml.etree.ElementTree as ElementTree
+from collections import defaultdict
 from pathlib import Path
 
 from papsmear.errors import UsageError
@@ -19,17 +20,20 @@ def find_boxes(folder: Path, damaged: dict[str, str], picture: str = "(.+)_[^_]+
 
     `picture`: a regular expression whose first group is the patient in the name of a file.
     """
-    pictures = {path.stem: path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES}
+    pictures: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+            pictures[path.stem].append(path)
     found: list[Listed] = []
-    for xml in sorted(folder.rglob("*.xml")):
+    for xml in sorted(path for path in folder.rglob("*.xml") if not path.name.startswith(".")):
         name = xml.relative_to(folder).as_posix()
         try:
             objects = ElementTree.parse(xml).getroot().findall("object")
         except (ElementTree.ParseError, OSError) as error:
             damaged[name] = f"not an XML file: {error}"
             continue
-        if xml.stem not in pictures:
-            damaged[name] = f"there is no picture called {xml.stem}"
+        if len(pictures[xml.stem]) != 1:
+            damaged[name] = f"there are {len(pictures[xml.stem])} pictures called {xml.stem}"
             continue
         told = re.fullmatch(picture, xml.stem)
         for number, element in enumerate(objects):
@@ -40,7 +44,7 @@ def find_boxes(folder: Path, damaged: dict[str, str], picture: str = "(.+)_[^_]+
                 continue
             class_name = (element.findtext("name") or "").strip()
             group = told[1] if told else xml.stem
-            found.append(Listed(pictures[xml.stem], class_name, box, number, group=group))
+            found.append(Listed(pictures[xml.stem][0], class_name, box, number, group=group))
     if not found:
         raise UsageError(f"{folder}: no boxed cells in it; it wants VOC annotations (*.xml) and their pictures")
     return found

@@ -111,6 +111,9 @@ def test_boxes_and_pictures_that_cannot_be_used_are_named(tmp_path: Path) -> Non
     voc(tmp_path, "a_1", [("x", (1, 1, 9, 9)), ("x", (9, 1, 9, 9)), ("x", ("", 1, 9, 9)), ("x", (91, 1, 99, 9))])
     voc(tmp_path, "a_2", [("y", (1, 1, 9, 9))])
     voc(tmp_path, "a_3", [("y", (1, 1, 9, 9))])
+    voc(tmp_path, "a_5", [("y", (1, 1, 9, 9))])
+    save(tmp_path / "other" / "a_5.jpg")
+    (tmp_path / "Annotations" / "._a_1.xml").write_bytes(b"what a Mac leaves")
     (tmp_path / "JPEGImages" / "a_2.png").write_bytes(b"no picture")
     (tmp_path / "JPEGImages" / "a_3.png").unlink()
     (tmp_path / "Annotations" / "a_4.xml").write_text("<annotation><object>")
@@ -119,8 +122,9 @@ def test_boxes_and_pictures_that_cannot_be_used_are_named(tmp_path: Path) -> Non
     assert cells.damaged == {
         "Annotations/a_1.xml#1": "its box is no left, top, right and bottom edge",
         "Annotations/a_1.xml#2": "its box is no left, top, right and bottom edge",
-        "Annotations/a_3.xml": "there is no picture called a_3",
+        "Annotations/a_3.xml": "there are 0 pictures called a_3",
         "Annotations/a_4.xml": cells.damaged["Annotations/a_4.xml"],
+        "Annotations/a_5.xml": "there are 2 pictures called a_5",
         "JPEGImages/a_1.png#3": "its box is outside the picture of 60 x 40 px",
         "JPEGImages/a_2.png": "not an image",
     }
@@ -178,6 +182,10 @@ def test_a_label_alone_makes_two_classes_and_a_group_wins_over_the_slide(tmp_pat
     assert sides(cells) == {"positive": ("positive", 2), "negative": ("negative", 2)}
     assert set(cells.groups) == {"p"}
     assert set(cells.slides) == {"s0", "s1", "s2", "s3"}
+    elsewhere = [{"file": str(tmp_path / row["file"]), "label": row["label"]} for row in rows]
+    (tmp_path / "list").mkdir()
+    read = read_cells("x", write_csv(tmp_path / "list" / "x.csv", elsewhere))
+    assert read.paths[0] == f"{tmp_path.name}/1.png", "no path of the machine"
     (tmp_path / "0.png").unlink()
     (tmp_path / "3.png").write_bytes(b"")
     damaged = {"0.png": "no such file", "3.png": "the file is empty"}
