@@ -67,7 +67,7 @@ def read_bag(file: Path) -> Bag:
         n, width = _shape(file, h5)
         features = np.asarray(h5["features"]).reshape(n, width)  # TRIDENT has (1, N, D)
         xy_level0 = np.asarray(h5["coords"]).reshape(-1, 2) if "coords" in h5 else None
-    if not np.isfinite(features).all():
+    if not _all_finite(features):
         raise InputError(f"{file}: slide {file.stem} has features that are not finite (NaN or inf); embed it again")
     if xy_level0 is None or len(xy_level0) != n:
         have = "none" if xy_level0 is None else len(xy_level0)
@@ -75,6 +75,13 @@ def read_bag(file: Path) -> Bag:
     if features.dtype != np.float16 and np.abs(features).max() > np.finfo(np.float16).max:
         raise InputError(f"{file}: slide {file.stem} has features beyond float16 (65,504); scale the encoder's output")
     return Bag(file.stem, features.astype(np.float16), xy_level0.astype(np.int32))
+
+
+def _all_finite(features: NDArray[Any]) -> bool:
+    """Whether no value is NaN or inf; of half precision by its bits, where NumPy takes ten times as long."""
+    if features.dtype == np.float16:
+        return not ((features.view(np.uint16) & 0x7C00) == 0x7C00).any()
+    return bool(np.isfinite(features).all())
 
 
 def bag_shape(file: Path) -> tuple[int, int]:
