@@ -4,7 +4,8 @@ Test: the slides of `fold`. Validation, which picks the epoch and the threshold:
 rest. Everything that cannot fit together is said in one line before the first step.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,13 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from papsmear.cohort import Slide, read_slides
 from papsmear.errors import UsageError
 from papsmear.mil.bags import BagCard, bag_shape, read_bag, read_card, read_encoder_card
+from papsmear.mil.order import Balance, Cell, EpochOrder, cells_of
 from papsmear.progress import say
-from papsmear.seeds import rng
 from papsmear.ssl.card import check_leak
 
 PARTS = ("train", "validation", "test")
@@ -50,25 +51,6 @@ class Bags(Dataset[Item]):
         return Item(slide.slide_id, torch.from_numpy(bag.features), slide.label)
 
 
-class EpochOrder(Sampler[int]):
-    """A new order of the slides each epoch that depends on the seed and the epoch only, so that resumed runs agree."""
-
-    def __init__(self, n: int, seed: int) -> None:
-        self.n, self.seed, self.epoch = n, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer before each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        """How many slides."""
-        return self.n
-
-    def __iter__(self) -> Iterator[int]:
-        """The indices of the slides in this epoch's order."""
-        yield from rng(self.seed, "bags", self.epoch).permutation(self.n).tolist()
-
-
 class BagData(L.LightningDataModule):
     """Bags and labels of one fold.
 
@@ -78,17 +60,26 @@ class BagData(L.LightningDataModule):
         fold: The fold to test on; the next one validates, the rest trains.
         batch_size: Slides a training step.
         allow_leak: Test although the encoder has seen test slides; every figure is then marked LEAK.
+        balance: How slides are drawn for training. none: each once an epoch, positive ones weighted by their rarity in
+            the loss. class: both classes as often. site, scanner: also each site or scanner within a class.
     """
 
     def __init__(
-        self, features: Path, slides: Path, fold: int = 0, batch_size: int = 4, allow_leak: bool = False
+        self,
+        features: Path,
+        slides: Path,
+        fold: int = 0,
+        batch_size: int = 4,
+        allow_leak: bool = False,
+        balance: Balance = "none",
     ) -> None:
         super().__init__()
         self.features, self.slides, self.fold = features, slides, fold
-        self.batch_size, self.allow_leak = batch_size, allow_leak
+        self.batch_size, self.allow_leak, self.balance = batch_size, allow_leak, balance
         self.seed = 0
         self.leak = False
         self.parts: dict[str, list[Slide]] = {}
+        self.cells: list[Cell] = []
 
     def setup(self, stage: str) -> None:
         """Sorts the slides into parts and checks that all fits; `predict` takes every slide, labelled or not."""
@@ -103,6 +94,7 @@ class BagData(L.LightningDataModule):
             self.parts = {"predict": slides}
         else:
             self.parts = _parts(self.slides, slides, self.fold)
+            self.cells = cells_of(self.parts["train"], self.balance)
         wanted = [slide.slide_id for part in self.parts.values() for slide in part]
         self.width = _common_width(self.features, wanted)
         self.bag_card = _common_card(self.features, wanted)
@@ -117,18 +109,25 @@ class BagData(L.LightningDataModule):
         return tuple(slide.slide_id for slide in self.parts.get(part, ()))
 
     def positive_weight(self) -> float:
-        """Negative slides a positive one in training: the weight that makes both classes count the same."""
+        """The weight of a positive slide that makes both classes count the same; 1 where `balance` has seen to that."""
+        return self._negatives_a_positive() if self.balance == "none" else 1.0
+
+    def _negatives_a_positive(self) -> float:
         labels = [slide.label for slide in self.parts["train"]]
         return labels.count(0) / labels.count(1)
+
+    def prior_log_odds(self) -> float:
+        """The log odds of a positive slide in training, which both classes counting the same leave out."""
+        return -math.log(self._negatives_a_positive())
 
     def feature_statistics(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Mean (D,) and standard deviation (D,) of the training features, every slide with the same weight."""
         first, second = np.zeros(self.width), np.zeros(self.width)
         train = self.parts["train"]
         for slide in train:
-            x = read_bag(self.features / f"{slide.slide_id}.h5").features.astype(np.float64)  # (N, D)
-            first += x.mean(axis=0) / len(train)
-            second += (x**2).mean(axis=0) / len(train)
+            x = torch.from_numpy(read_bag(self.features / f"{slide.slide_id}.h5").features).double()  # (N, D)
+            first += x.mean(dim=0).numpy() / len(train)
+            second += x.square_().mean(dim=0).numpy() / len(train)
         std = np.sqrt(np.maximum(second - first**2, 0))
         std[std < 1e-6] = 1  # a feature that never changes says nothing, at any scale
         return first.astype(np.float32), std.astype(np.float32)
@@ -136,7 +135,8 @@ class BagData(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Item]:
         """Training bags in the epoch's order."""
         slides = self.parts["train"]
-        return self._loader("train", batch_size=self.batch_size, sampler=EpochOrder(len(slides), self.seed))
+        order = EpochOrder(len(slides), self.seed, self.cells)
+        return self._loader("train", batch_size=self.batch_size, sampler=order)
 
     def val_dataloader(self) -> DataLoader[Item]:
         """Validation bags, one at a time."""
