@@ -40,7 +40,7 @@ def loss_figure(run: Path, inches: tuple[float, float] = (4.6, 3.0)) -> Figure:
     axes.set_ylabel("loss")
     if len(curves) > 1:
         axes.legend(frameon=False, fontsize=9)
-    return _plain(figure)
+    return plain(figure)
 
 
 def bar_figure(shares: dict[str, float], label: str, inches: tuple[float, float] = (4.6, 3.0)) -> Figure:
@@ -52,10 +52,11 @@ def bar_figure(shares: dict[str, float], label: str, inches: tuple[float, float]
     axes.bar_label(bars, fmt="%.1f", padding=3)
     axes.set_xlabel(label)
     axes.margins(x=0.25)
-    return _plain(figure)
+    return plain(figure)
 
 
-def _plain(figure: Figure) -> Figure:
+def plain(figure: Figure) -> Figure:
+    """The figure in the look of all pages: no box, a pale grid."""
     axes = figure.axes[0]
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)

@@ -1,12 +1,37 @@
 """Figures of a slide diagnosis: ranking (AUC, average precision) and decisions at one threshold, with their counts."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
-from scipy.special import expit
 from sklearn.metrics import average_precision_score, roc_auc_score
+
+from papsmear.mil.delong import Z95, Interval
+
+
+@dataclass(frozen=True)
+class Share:
+    """`count` of `of` slides."""
+
+    count: int
+    of: int
+
+    @property
+    def value(self) -> float | None:
+        """The share; None of no slides."""
+        return self.count / self.of if self.of else None
+
+    @property
+    def interval(self) -> Interval | None:
+        """Its 95 % interval (Wilson 1927), which holds where shares are 0 or 1 or slides are few."""
+        if not self.of:
+            return None
+        n, z2 = self.of, Z95**2
+        middle = (self.count + z2 / 2) / (n + z2)
+        half = Z95 / (n + z2) * math.sqrt(self.count * (n - self.count) / n + z2 / 4)
+        return max(0.0, middle - half), min(1.0, middle + half)
 
 
 @dataclass(frozen=True)
@@ -32,6 +57,36 @@ class Figures:
         return self.true_negatives / (self.true_negatives + self.false_positives)
 
 
+def decisions(labels: NDArray[np.int64], called: NDArray[np.bool_]) -> dict[str, Share]:
+    """Sensitivity, specificity and predictive values of slides with `labels` (S,) that are `called` positive (S,)."""
+    positive = labels == 1
+    right = called == positive
+    return {
+        "sensitivity": Share(int((right & positive).sum()), int(positive.sum())),
+        "specificity": Share(int((right & ~positive).sum()), int((~positive).sum())),
+        "ppv": Share(int((right & called).sum()), int(called.sum())),
+        "npv": Share(int((right & ~called).sum()), int((~called).sum())),
+    }
+
+
+def at_full_sensitivity(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> Share:
+    """Of the negative slides, those below every positive one: nobody needs to read them (specificity at sensitivity 1).
+
+    The threshold is the lowest score of a positive slide of these very slides, so this is what could be, in hindsight.
+    """
+    negative = scores[labels == 0]
+    return Share(int((negative < scores[labels == 1].min()).sum()), len(negative))
+
+
+def choice(labels: NDArray[np.int64], auc: float, loss: float) -> float:
+    """What names the best epoch: the AUC, and among epochs of the same AUC the loss, as rounded as a checkpoint's name.
+
+    An AUC moves in steps of at least 1 / (2 * positives * negatives): less than a step is left to the loss.
+    """
+    step = 0.5 / (int(labels.sum()) * int((1 - labels).sum()))
+    return float(np.float32(auc + 0.99 * step * np.exp(-loss)))
+
+
 def figures(labels: NDArray[np.int64], probabilities: NDArray[np.float64], threshold: float) -> Figures:
     """Figures of slides with `labels` (S,) and `probabilities` (S,); both classes must be among the labels."""
     called = probabilities >= threshold
@@ -44,25 +99,6 @@ def figures(labels: NDArray[np.int64], probabilities: NDArray[np.float64], thres
         true_negatives=int((~called & (labels == 0)).sum()),
         false_positives=int((called & (labels == 0)).sum()),
     )
-
-
-def youden_threshold(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
-    """The threshold of highest sensitivity + specificity (Youden 1950); of equals the most sensitive, as for screening.
-
-    It lies midway between two neighbouring probabilities, so that it does not hang on one slide's last digit.
-    """
-    levels = np.unique(probabilities)  # rising
-    candidates = np.concatenate([levels[:1], (levels[:-1] + levels[1:]) / 2])  # rising, so the most sensitive first
-    called = probabilities >= candidates[:, None]  # (candidates, S)
-    true, false = (called[:, labels == label].sum(axis=1) for label in (1, 0))
-    youden = true * (labels == 0).sum() - false * (labels == 1).sum()  # in whole numbers, so that equals are equal
-    return float(candidates[np.argmax(youden)])
-
-
-def probability(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Logits (S,) as probabilities (S,)."""
-    found: NDArray[np.float64] = expit(logits)
-    return found
 
 
 def table(title: str, found: Figures) -> Table:

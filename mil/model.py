@@ -19,6 +19,7 @@ from torch import nn
 
 from papsmear.errors import InputError, UsageError
 from papsmear.files import whole
+from papsmear.mil.calibration import Calibration
 from papsmear.mil.heads import build_head
 from papsmear.mil.provenance import Provenance
 from papsmear.ssl.network import read_safetensors
@@ -30,12 +31,20 @@ NAME = "head.safetensors"
 class HeadCard(Provenance):
     """What a trained head is, what it was trained on, and where it calls a slide positive.
 
-    `threshold` is a probability, chosen on the validation slides.
+    `threshold` is a calibrated probability. It and the calibration (`temperature`, `prior_log_odds`) were chosen on the
+    validation slides.
     """
 
     head: str
     head_args: dict[str, Any]
     threshold: float
+    temperature: float = 1.0
+    prior_log_odds: float = 0.0
+
+    @property
+    def calibration(self) -> Calibration:
+        """What makes a probability of the head's logit."""
+        return Calibration(self.temperature, self.prior_log_odds)
 
 
 @dataclass(frozen=True)
@@ -47,10 +56,11 @@ class TrainedHead:
 
     @torch.inference_mode()
     def judge(self, features: NDArray[np.float16]) -> tuple[float, NDArray[np.float32]]:
-        """The probability that a slide with tile `features` (N, D) is positive, and the tiles' scores (N,)."""
+        """The calibrated probability that a slide with tile `features` (N, D) is positive; the tiles' scores (N,)."""
         device = next(self.head.parameters()).device
         logit, score = self.head(torch.from_numpy(features).to(device))
-        return float(logit.double().sigmoid()), score.cpu().numpy()
+        log_odds = logit.double() / self.card.temperature + self.card.prior_log_odds
+        return float(log_odds.sigmoid()), score.cpu().numpy()
 
 
 def save_head(file: Path, head: nn.Module, card: HeadCard) -> None:

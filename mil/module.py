@@ -1,13 +1,11 @@
 """Attention-MIL on bags: training, validation, test and prediction of a slide-level head.
 
-Everything that decides which epoch is kept happens at the end of a validation: the figures of the whole split, the
-threshold, and, where the epoch is the best so far, the export of `head.safetensors`. Files of a run lie in
-`trainer.default_root_dir`.
+Everything that decides which epoch is kept happens at the end of a validation: the calibration, the threshold, the
+figures of the whole split, and, where the epoch is the best so far, the export of `head.safetensors`. What a test
+leaves is `outcome`'s. Files of a run lie in `trainer.default_root_dir`.
 """
 
-import json
 import os
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,17 +13,20 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.loggers import WandbLogger
 from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor, nn
 
-from papsmear.cohort import write_rows
 from papsmear.errors import InputError, UsageError
-from papsmear.files import write_text
+from papsmear.mil.calibration import Calibration, calibrate
 from papsmear.mil.data import BagData, Item
 from papsmear.mil.heads import build_head
-from papsmear.mil.metrics import Figures, figures, probability, table, youden_threshold
+from papsmear.mil.metrics import Figures, choice, figures, table
 from papsmear.mil.model import NAME, HeadCard, save_head
+from papsmear.mil.operating import OperatingPoint, check_operating_point, choose_threshold
+from papsmear.mil.outcome import RANKED, Judged, log_outcome, outcome, write_outcome, write_predictions
+from papsmear.mil.patience import Patience
 from papsmear.mil.provenance import Provenance
 from papsmear.seeds import derive
 
@@ -41,6 +42,9 @@ class SlideMIL(L.LightningModule):
         head_args: Its settings, such as {hidden: 128, dropout: 0.25}.
         lr: Learning rate of AdamW.
         weight_decay: Weight decay of AdamW.
+        operating_point: From which probability on a slide is called positive, chosen on the validation slides: youden,
+            or the most specific point of a wanted sensitivity, such as {sensitivity: 0.95}.
+        patience: Stop after so many epochs without a better `val/choice`; null never stops.
     """
 
     monitor = ("val/choice", "max")
@@ -51,17 +55,22 @@ class SlideMIL(L.LightningModule):
         head_args: dict[str, Any] | None = None,
         lr: float = 3e-4,
         weight_decay: float = 1e-2,
+        operating_point: OperatingPoint = "youden",
+        patience: int | None = 20,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.head_name, self.head_args = head, head_args or {}
         self.lr, self.weight_decay = lr, weight_decay
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        check_operating_point(operating_point)
+        self.operating_point, self.patience = operating_point, patience
         self.threshold = 0.5
+        self.calibration = Calibration()
         self.positive_weight = 1.0
         self.best = -np.inf
         self.provenance: Provenance | None = None
-        self.seen: list[tuple[Item, float]] = []
+        self.seen: list[Judged] = []
 
     @property
     def bags(self) -> BagData:
@@ -89,10 +98,15 @@ class SlideMIL(L.LightningModule):
         """AdamW over the head."""
         return torch.optim.AdamW(self.head.parameters(), lr=self.lr, weight_decay=self.weight_decay)
 
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Early stopping, where it is wanted."""
+        return [] if self.patience is None else [Patience(*self.monitor, self.patience)]
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the threshold, the best figure so far and what the head was trained on beside the weights."""
+        """Keeps the operating point, the best figure so far and what the head was trained on beside the weights."""
         told = self.provenance.to_dict() if self.provenance else {}
-        checkpoint["mil"] = {"threshold": self.threshold, "best": float(self.best), "provenance": told}
+        kept = {"threshold": self.threshold, "best": float(self.best), "provenance": told}
+        checkpoint["mil"] = kept | {"calibration": vars(self.calibration)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes these back; a UsageError where the checkpoint and the bags do not fit together."""
@@ -108,6 +122,7 @@ class SlideMIL(L.LightningModule):
         else:
             provenance.check_unseen(self.bags, "test" if self.trainer.testing else "validation")
         self.threshold, self.best, self.provenance = kept["threshold"], kept["best"], provenance
+        self.calibration = Calibration(**kept.get("calibration", {}))
 
     # Steps
 
@@ -119,7 +134,7 @@ class SlideMIL(L.LightningModule):
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch))
         return loss
 
-    def _loss(self, logit: Tensor, item: Item) -> Tensor:
+    def _loss(self, logit: Tensor, item: Item | Judged) -> Tensor:
         """Cross-entropy () of one slide, positives weighted as their rarity in training asks."""
         target = torch.full_like(logit, float(item.label or 0))
         weight = torch.full_like(logit, self.positive_weight)
@@ -138,82 +153,68 @@ class SlideMIL(L.LightningModule):
         return self._judge(batch)
 
     def _judge(self, batch: list[Item]) -> list[float]:
-        logits = [float(self.head(item.features)[0]) for item in batch]
-        for item, logit in zip(batch, logits, strict=True):
-            if not np.isfinite(logit):
+        for item in batch:
+            logit, score = self.head(item.features)  # (), (N,)
+            if not torch.isfinite(logit):
                 raise InputError(
-                    f"slide {item.slide_id}: the head answers {logit}; its training diverged: lower model.lr"
+                    f"slide {item.slide_id}: the head answers {float(logit)}; its training diverged: lower model.lr"
                 )
-            self.seen.append((item._replace(features=torch.empty(0)), logit))
-        return logits
+            ranked = (
+                torch.argsort(score, descending=True, stable=True)[:RANKED].tolist() if self.trainer.testing else ()
+            )
+            self.seen.append(Judged(item.slide_id, item.label, float(logit), tuple(ranked)))
+        return [said.logit for said in self.seen[-len(batch) :]]
 
     # Ends of epochs
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the figures; when fitting, chooses the threshold and exports the head if it is the best so far."""
-        items, logits = self._take_seen()
-        labels, probabilities = _labels(items), probability(logits)
+        """Logs the figures; when fitting, calibrates, chooses the threshold, and exports the head if it is the best."""
+        said, logits = self._take_seen()
+        labels = np.array([slide.label for slide in said], np.int64)
         if self.trainer.sanity_checking or len(np.unique(labels)) < 2:
             return  # only a limit on the batches leaves one class: the data module has checked the split
         if self._fitting:
-            self.threshold = youden_threshold(labels, probabilities)
-        found = figures(labels, probabilities, self.threshold)
+            self.calibration = calibrate(labels, logits, self.bags.prior_log_odds())
+            self.threshold = choose_threshold(labels, self.calibration.probability(logits), self.operating_point)
+        found = figures(labels, self.calibration.probability(logits), self.threshold)
         self._log_figures("val", found)
         if not self._fitting:
-            Console().print(table(f"{self._mark}validation, {len(items)} slides", found))
+            Console().print(table(f"{self._mark}validation, {len(said)} slides", found))
             return
-        losses = [self._loss(torch.tensor(logit), item) for logit, item in zip(logits, items, strict=True)]
+        losses = [self._loss(torch.tensor(slide.logit), slide) for slide in said]
         loss = float(torch.stack(losses).mean())
-        # AUC moves in steps of at least 1 / (2 * positives * negatives): less than a step is left to the loss.
-        step = 0.5 / (int(labels.sum()) * int((1 - labels).sum()))
-        choice = float(np.float32(found.auc + 0.99 * step * np.exp(-loss)))  # as rounded as what best.ckpt is chosen by
-        self.log_dict({"val/loss": loss, "val/choice": choice}, batch_size=1)
-        if choice > self.best:
-            self.best = choice
+        chosen = choice(labels, found.auc, loss)
+        self.log_dict({"val/loss": loss, "val/choice": chosen}, batch_size=1)
+        if chosen > self.best:
+            self.best = chosen
             save_head(self._run / NAME, self.head, self.card())
 
     def on_test_epoch_end(self) -> None:
-        """Prints the figures of the test fold and writes test.json and test.csv."""
-        items, logits = self._take_seen()
-        labels, probabilities = _labels(items), probability(logits)
-        found = figures(labels, probabilities, self.threshold)
-        self._log_figures("test", found)
-        told = {"fold": self.bags.fold, "leak": self.bags.leak, "slides": len(items)} | asdict(found)
-        told |= {"sensitivity": found.sensitivity, "specificity": found.specificity}
-        write_text(self._run / "test.json", json.dumps(told, indent=1) + "\n")
-        fold = str(self.bags.fold)
-        rows = [
-            {"slide_id": item.slide_id, "fold": fold, "label": str(item.label), "probability": f"{p:.6f}"}
-            for item, p in zip(items, probabilities, strict=True)
-        ]
-        write_rows(self._run / "test.csv", rows)
-        Console().print(table(f"{self._mark}test on fold {self.bags.fold}, {len(items)} slides", found))
+        """Prints the figures of the test fold, and leaves them in the run's folder and in W&B."""
+        said, _ = self._take_seen()
+        test = outcome(self.card(), self.bags, said)
+        write_outcome(self._run, test)
+        for logger in self.loggers:
+            if isinstance(logger, WandbLogger):
+                log_outcome(logger.experiment, self._run, test)
+        title = f"{self._mark}test on fold {self.bags.fold}, {len(said)} slides"
+        Console().print(test.evaluation.table(title))
 
     def on_predict_epoch_end(self) -> None:
-        """Writes predictions.csv, which says of each slide whether the head has seen it in training."""
-        items, logits = self._take_seen()
-        part_of: dict[str, str] = {}
-        if self.provenance:
-            part_of |= dict.fromkeys(self.provenance.train_slides, "train")
-            part_of |= dict.fromkeys(self.provenance.validation_slides, "validation")
-        rows = [
-            {
-                "slide_id": item.slide_id,
-                "label": "" if item.label is None else str(item.label),
-                "seen_in": part_of.get(item.slide_id, ""),
-                "probability": f"{p:.6f}",
-                "positive": str(int(p >= self.threshold)),
-            }
-            for item, p in zip(items, probability(logits), strict=True)
-        ]
-        write_rows(self._run / "predictions.csv", rows)
+        """Writes predictions.csv."""
+        said, _ = self._take_seen()
+        write_predictions(self._run / "predictions.csv", said, self.calibration, self.threshold, self.provenance)
 
     def card(self) -> HeadCard:
         """The card of the head as it is now."""
         if self.provenance is None:
             raise UsageError("the head has not been trained yet; run lightning fit first")
         return HeadCard(
-            head=self.head_name, head_args=self.head_args, threshold=self.threshold, **vars(self.provenance)
+            head=self.head_name,
+            head_args=self.head_args,
+            threshold=self.threshold,
+            **vars(self.calibration),
+            **vars(self.provenance),
         )
 
     @property
@@ -228,10 +229,9 @@ class SlideMIL(L.LightningModule):
     def _mark(self) -> str:
         return "LEAK " if self.bags.leak else ""
 
-    def _take_seen(self) -> tuple[list[Item], NDArray[np.float64]]:
-        items, logits = [item for item, _ in self.seen], np.array([logit for _, logit in self.seen])
-        self.seen = []
-        return items, logits
+    def _take_seen(self) -> tuple[list[Judged], NDArray[np.float64]]:
+        said, self.seen = self.seen, []
+        return said, np.array([slide.logit for slide in said])
 
     def _log_figures(self, split: str, found: Figures) -> None:
         names = {
@@ -244,7 +244,3 @@ class SlideMIL(L.LightningModule):
         mark = "" if self._fitting else self._mark  # an encoder's leak is of test slides; fitting never sees them
         for name, value in names.items():
             self.log(f"{mark}{split}/{name}", value, prog_bar=name == "auc", batch_size=1)
-
-
-def _labels(items: list[Item]) -> NDArray[np.int64]:
-    return np.array([item.label for item in items], np.int64)

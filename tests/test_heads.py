@@ -13,7 +13,8 @@ from torch import nn
 from papsmear.errors import UsageError
 from papsmear.mil.head import Standardised
 from papsmear.mil.heads import HEADS, build_head
-from papsmear.mil.metrics import figures, youden_threshold
+from papsmear.mil.metrics import figures
+from papsmear.mil.operating import choose_threshold
 
 WIDTH = 12
 # So small that a head of many weights is quick; the others are tested as they are shipped.
@@ -166,7 +167,7 @@ def test_unknown_heads_and_settings_are_named(name: str, settings: dict[str, Any
 def test_the_threshold_is_the_best_of_the_roc_curve(labels: list[bool], seed: int) -> None:
     y = np.array(labels, np.int64)
     p = np.random.default_rng(seed).integers(0, 10, len(y)) / 9
-    found = figures(y, p, youden_threshold(y, p))
+    found = figures(y, p, choose_threshold(y, p))
     false_rate, true_rate, _ = roc_curve(y, p, drop_intermediate=False)
     best = np.max(true_rate - false_rate)
     assert found.sensitivity + found.specificity - 1 == pytest.approx(best)
@@ -176,7 +177,7 @@ def test_the_threshold_is_the_best_of_the_roc_curve(labels: list[bool], seed: in
 
 def test_the_threshold_lies_in_the_middle_of_the_gap() -> None:
     y, p = np.array([0, 0, 1, 1]), np.array([0.1, 0.2, 0.6, 0.9])
-    assert youden_threshold(y, p) == pytest.approx(0.4)
+    assert choose_threshold(y, p) == pytest.approx(0.4)
     found = figures(y, p, 0.7)
     assert (found.true_positives, found.false_negatives, found.true_negatives, found.false_positives) == (1, 1, 2, 0)
     assert (found.auc, found.sensitivity, found.specificity) == (1, 0.5, 1)

@@ -136,9 +136,11 @@ def test_the_exported_head_is_that_of_the_best_checkpoint(trained: Path) -> None
         with torch.inference_mode():
             logit, score = head(torch.from_numpy(features))
         probability, exported_score = stored.judge(features)
-        assert probability == float(logit.double().sigmoid())
+        log_odds = logit.double() / stored.card.temperature + stored.card.prior_log_odds
+        assert probability == float(log_odds.sigmoid())
         np.testing.assert_array_equal(exported_score, score.numpy())
     assert stored.card.threshold == checkpoint["mil"]["threshold"]
+    assert vars(stored.card.calibration) == checkpoint["mil"]["calibration"]
 
 
 def test_the_card_says_what_the_head_was_trained_on(trained: Path) -> None:

@@ -5,8 +5,9 @@ A run is a folder, `trainer.default_root_dir`:
     config.yaml            what it was started with
     checkpoints/last.ckpt  where `fit` goes on when the same command is started again
     checkpoints/best.ckpt  what `validate`, `test` and `predict` take, for modules with a `monitor`
-    logs/version_N/metrics.csv   every logged figure; one version a start
-    wandb/                 the W&B run, offline without a login; online, a run that was killed goes on as the same one
+    logs/version_N/metrics.csv   every figure that `fit` logged; one version a start
+    wandb/                 the W&B runs of `fit` and `test`, offline without a login; online, a fit that was killed
+                           goes on as the same one
 
 A module asks for the best checkpoint by a class attribute `monitor = ("val/auc", "max")`.
 """
@@ -33,6 +34,8 @@ from papsmear.errors import PapsmearError, UsageError, causes
 from papsmear.files import disk_full, whole, write_text
 from papsmear.progress import console, say
 from papsmear.tracking import start_run, wandb_mode
+
+LOGGED = ("fit", "test")
 
 # What may differ between a run's first start and the next: it does not change what is learnt.
 FREE_KEYS = ("workers", "cache", "allow_leak")
@@ -99,7 +102,7 @@ class PapsmearCLI(LightningCLI):
         else:
             kwargs["enable_checkpointing"] = False
         if settings["logger"] in (None, True):
-            kwargs["logger"] = _loggers(self.run_folder) if training else False
+            kwargs["logger"] = _loggers(self.run_folder, self.subcommand) if self.subcommand in LOGGED else False
         if settings["enable_progress_bar"] is None:
             kwargs["enable_progress_bar"] = console.is_terminal
         if settings["enable_model_summary"] is None:
@@ -197,7 +200,11 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 class RunLogger(WandbLogger):
-    """The W&B run of a training, begun by `start_run` as those of all commands are."""
+    """The W&B run of a training or a test, begun by `start_run` as those of all commands are."""
+
+    def __init__(self, folder: Path, job: str) -> None:
+        super().__init__(save_dir=str(folder))
+        self.job = job
 
     @property
     @rank_zero_experiment
@@ -205,7 +212,7 @@ class RunLogger(WandbLogger):
         """The run, begun when first asked for, on the first of several processes only."""
         if self._experiment is None:
             folder = Path(self.save_dir or ".")
-            self._experiment = start_run(folder, "fit", folder.name, {}, goes_on=True)
+            self._experiment = start_run(folder, self.job, folder.name, {}, goes_on=self.job == "fit")
             self._experiment.define_metric("trainer/global_step")
             self._experiment.define_metric("*", step_metric="trainer/global_step", step_sync=True)
         return self._experiment
@@ -221,9 +228,10 @@ class EpochLines(Callback):
             say(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs} {figures}")
 
 
-def _loggers(run_folder: Path) -> list[Any]:
+def _loggers(run_folder: Path, job: str) -> list[Any]:
     run_folder.mkdir(parents=True, exist_ok=True)
-    return [CSVLogger(str(run_folder), name="logs"), RunLogger(save_dir=str(run_folder))]
+    to_wandb = RunLogger(run_folder, job)
+    return [CSVLogger(str(run_folder), name="logs"), to_wandb] if job == "fit" else [to_wandb]
 
 
 def _checkpoints(run_folder: Path, monitor: tuple[str, str] | None) -> list[ModelCheckpoint]:

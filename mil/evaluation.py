@@ -1,0 +1,150 @@
+"""Everything that is said of a test: ranking, decisions and probabilities, each with how sure it is.
+
+A ranking compares slides of the same fold only: over several folds, an AUC is the mean of the folds' AUCs, since a
+slide of another fold was judged by another head. Decisions and probabilities stand for themselves: their counts add up.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+from scipy.special import expit
+from sklearn.metrics import average_precision_score
+
+from papsmear.mil.calibration import Bin, brier, reliability
+from papsmear.mil.delong import Interval, delong, mean_of_folds
+from papsmear.mil.metrics import Share, at_full_sensitivity, decisions
+from papsmear.mil.resampling import percentiles, resampled_aucs
+from papsmear.mil.truth import TopTiles
+from papsmear.mil.verdicts import Verdicts
+
+TITLES = {
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "ppv": "positive predictive value",
+    "npv": "negative predictive value",
+}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of labelled slides.
+
+    `shares`: sensitivity, specificity, ppv, npv at the operating point. `unread`: of the negative slides those below
+    every positive one of their fold. `groups`: for each column of slides.csv and value sensitivity and specificity.
+    `brier_raw`: that of the head's logits before calibration. `auc_delong` is None where the AUC is 0 or 1.
+    """
+
+    slides: int
+    positives: int
+    auc: float
+    auc_delong: Interval | None
+    auc_bootstrap: Interval
+    average_precision: float
+    shares: dict[str, Share]
+    unread: Share
+    brier: float
+    brier_raw: float
+    reliability: list[Bin]
+    groups: dict[str, dict[str, dict[str, Share]]]
+    top_tiles: list[TopTiles]
+
+    def facts(self) -> dict[str, Any]:
+        """As plain values for JSON; shares of 1, None where there is nothing to divide by."""
+        s = self.shares
+        return {
+            "slides": self.slides,
+            "positives": self.positives,
+            "auc": self.auc,
+            "average_precision": self.average_precision,
+            **{name: share.value for name, share in s.items()},
+            "true_positives": s["sensitivity"].count,
+            "false_negatives": s["sensitivity"].of - s["sensitivity"].count,
+            "true_negatives": s["specificity"].count,
+            "false_positives": s["specificity"].of - s["specificity"].count,
+            "specificity_at_full_sensitivity": self.unread.value,
+            "interval_95": {
+                "auc_delong": self.auc_delong,
+                "auc_bootstrap": self.auc_bootstrap,
+                **{name: share.interval for name, share in s.items()},
+                "specificity_at_full_sensitivity": self.unread.interval,
+            },
+            "brier": self.brier,
+            "brier_raw": self.brier_raw,
+            "reliability": [vars(bin_) for bin_ in self.reliability],
+            "groups": {
+                column: {
+                    value: {name: share_facts(share) for name, share in shares.items()} for value, shares in g.items()
+                }
+                for column, g in self.groups.items()
+            },
+            "top_tiles": [vars(top) | {"share": top.share} for top in self.top_tiles],
+        }
+
+    def table(self, title: str) -> Table:
+        """The main figures for the terminal, each with its 95 % interval and the counts it comes from."""
+        shown = Table("figure", "value", "95 %", "from", title=title, title_justify="left")
+        negatives = self.slides - self.positives
+        counts = f"{self.positives} positive, {negatives} negative slides"
+        shown.add_row("AUC", f"{self.auc:.3f}", _bracket(self.auc_delong or self.auc_bootstrap), counts)
+        chance = f"{self.positives / self.slides:.3f} by chance"
+        shown.add_row("average precision", f"{self.average_precision:.3f}", "", chance)
+        for name, share in self.shares.items():
+            shown.add_row(TITLES[name], _number(share.value), _bracket(share.interval), f"{share.count} of {share.of}")
+        unread = f"{self.unread.count} of {self.unread.of}"
+        shown.add_row(
+            "specificity at sensitivity 1", _number(self.unread.value), _bracket(self.unread.interval), unread
+        )
+        shown.add_row("Brier score", f"{self.brier:.3f}", "", f"{self.brier_raw:.3f} before calibration")
+        for top in self.top_tiles:
+            told = f"{top.hits} of {top.tiles}, {top.by_chance:.1f} by chance, on {top.slides} slides"
+            shown.add_row(f"abnormal among top {top.top} tiles", f"{top.share:.3f}", "", told)
+        return shown
+
+
+def evaluate(verdicts: Verdicts, top_tiles: Sequence[TopTiles] = ()) -> Evaluation:
+    """The figures of slides of one or several folds, with both classes in each fold."""
+    labels, log_odds = verdicts.labels, verdicts.log_odds
+    probabilities = np.asarray(expit(log_odds))
+    parts = [(fold, labels[of], log_odds[of][None]) for fold, of in verdicts.by_fold().items()]
+    aucs = mean_of_folds([delong(y, scores) for _, y, scores in parts])
+    resampled = np.mean([resampled_aucs(y, scores, fold)[0] for fold, y, scores in parts], axis=0)  # (B,)
+    unread = [at_full_sensitivity(y, scores[0]) for _, y, scores in parts]
+    return Evaluation(
+        slides=len(labels),
+        positives=int(labels.sum()),
+        auc=float(aucs.auc[0]),
+        auc_delong=aucs.interval(),
+        auc_bootstrap=percentiles(resampled),
+        average_precision=float(average_precision_score(labels, log_odds)),
+        shares=decisions(labels, verdicts.called),
+        unread=Share(sum(share.count for share in unread), sum(share.of for share in unread)),
+        brier=brier(labels, probabilities),
+        brier_raw=brier(labels, np.asarray(expit(verdicts.logits))),
+        reliability=reliability(labels, probabilities),
+        groups={
+            column: {value: _decided(verdicts, of) for value, of in values.items()}
+            for column, values in verdicts.groups().items()
+        },
+        top_tiles=list(top_tiles),
+    )
+
+
+def _decided(verdicts: Verdicts, of: Any) -> dict[str, Share]:
+    found = decisions(verdicts.labels[of], verdicts.called[of])
+    return {name: found[name] for name in ("sensitivity", "specificity")}
+
+
+def share_facts(share: Share) -> dict[str, Any]:
+    """A share as plain values."""
+    return {"value": share.value, "count": share.count, "of": share.of, "interval_95": share.interval}
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _bracket(interval: Interval | None) -> str:
+    return "" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
