@@ -1,7 +1,7 @@
 """Everything that is said of a test: ranking, decisions and probabilities, each with how sure it is.
 
-A ranking compares slides of the same fold only: over several folds, an AUC is the mean of the folds' AUCs, since a
-slide of another fold was judged by another head. Decisions and probabilities stand for themselves: their counts add up.
+A ranking compares slides of the same fold only: over several folds, AUC and average precision are the folds' means,
+since a slide of another fold was judged by another head. Decisions and probabilities stand for themselves: they add up.
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ from papsmear.mil.verdicts import Verdicts
 TITLES = {
     "sensitivity": "sensitivity",
     "specificity": "specificity",
-    "ppv": "positive predictive value",
-    "npv": "negative predictive value",
+    "ppv": "PPV",
+    "npv": "NPV",
 }
 
 
@@ -34,14 +34,14 @@ class Evaluation:
 
     `shares`: sensitivity, specificity, ppv, npv at the operating point. `unread`: of the negative slides those below
     every positive one of their fold. `groups`: for each column of slides.csv and value sensitivity and specificity.
-    `brier_raw`: that of the head's logits before calibration. `auc_delong` is None where the AUC is 0 or 1.
+    `brier_raw`: that of the head's logits before calibration. The AUC has no interval where it is 0 or 1.
     """
 
     slides: int
     positives: int
     auc: float
     auc_delong: Interval | None
-    auc_bootstrap: Interval
+    auc_bootstrap: Interval | None
     average_precision: float
     shares: dict[str, Share]
     unread: Share
@@ -88,15 +88,13 @@ class Evaluation:
         shown = Table("figure", "value", "95 %", "from", title=title, title_justify="left")
         negatives = self.slides - self.positives
         counts = f"{self.positives} positive, {negatives} negative slides"
-        shown.add_row("AUC", f"{self.auc:.3f}", _bracket(self.auc_delong or self.auc_bootstrap), counts)
+        shown.add_row("AUC", f"{self.auc:.3f}", bracket(self.auc_delong), counts)
         chance = f"{self.positives / self.slides:.3f} by chance"
         shown.add_row("average precision", f"{self.average_precision:.3f}", "", chance)
         for name, share in self.shares.items():
-            shown.add_row(TITLES[name], _number(share.value), _bracket(share.interval), f"{share.count} of {share.of}")
+            shown.add_row(TITLES[name], number(share.value), bracket(share.interval), f"{share.count} of {share.of}")
         unread = f"{self.unread.count} of {self.unread.of}"
-        shown.add_row(
-            "specificity at sensitivity 1", _number(self.unread.value), _bracket(self.unread.interval), unread
-        )
+        shown.add_row("specificity at sensitivity 1", number(self.unread.value), bracket(self.unread.interval), unread)
         shown.add_row("Brier score", f"{self.brier:.3f}", "", f"{self.brier_raw:.3f} before calibration")
         for top in self.top_tiles:
             told = f"{top.hits} of {top.tiles}, {top.by_chance:.1f} by chance, on {top.slides} slides"
@@ -118,7 +116,7 @@ def evaluate(verdicts: Verdicts, top_tiles: Sequence[TopTiles] = ()) -> Evaluati
         auc=float(aucs.auc[0]),
         auc_delong=aucs.interval(),
         auc_bootstrap=percentiles(resampled),
-        average_precision=float(average_precision_score(labels, log_odds)),
+        average_precision=float(np.mean([average_precision_score(y, scores[0]) for _, y, scores in parts])),
         shares=decisions(labels, verdicts.called),
         unread=Share(sum(share.count for share in unread), sum(share.of for share in unread)),
         brier=brier(labels, probabilities),
@@ -142,9 +140,11 @@ def share_facts(share: Share) -> dict[str, Any]:
     return {"value": share.value, "count": share.count, "of": share.of, "interval_95": share.interval}
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Three digits; a dash where there is nothing."""
     return "–" if value is None else f"{value:.3f}"
 
 
-def _bracket(interval: Interval | None) -> str:
+def bracket(interval: Interval | None) -> str:
+    """An interval in words; nothing where there is none."""
     return "" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"

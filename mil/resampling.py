@@ -31,7 +31,7 @@ def resampled_aucs(labels: NDArray[np.int64], scores: Floats, fold: int = 0) -> 
     return aucs
 
 
-def percentiles(values: Floats) -> Interval:
-    """The 95 % percentile interval of resampled values (B,)."""
+def percentiles(values: Floats) -> Interval | None:
+    """The 95 % percentile interval of resampled values (B,); None where all are the same, which tells nothing."""
     low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
+    return None if np.ptp(values) < 1e-12 else (float(low), float(high))

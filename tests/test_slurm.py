@@ -266,12 +266,12 @@ def test_the_stages_run_one_after_the_other_as_jobs(cluster: Cluster, cohort: Pa
     places = {name: str(tmp_path / name.lower()) for name in ("SHARDS", "RUNS", "FEATURES", "REPORTS")}
     places |= {"SLIDES": str(cohort / "slides.csv"), "HERLEV": str(cohort / "cells" / "herlev")}
     # Two architectures and three folds: task 4 is the second architecture, tiny, with fold 1 left out.
-    places |= {"ARCHS": "vits16 tiny", "FOLDS": "3", "ARCH": "tiny", "FOLD": "1"}
+    places |= {"ARCHS": "vits16 tiny", "FOLDS": "3", "FOLD": "1"}
     one_epoch = ("--trainer.max_epochs=1",)
     tile = cluster.submit("tile", array="0-1", **places)
     pretrain = cluster.submit("pretrain", *one_epoch, "--data.batch_size=16", array="4", after=tile, **places)
     embed = cluster.submit("embed", array="4", after=pretrain, **places)
-    mil = cluster.submit("mil", *one_epoch, array="1", after=embed, **places)
+    mil = cluster.submit("mil", *one_epoch, array="4", after=embed, **places)
     probe = cluster.submit("probe", "--runs=1", "--ks=[1,3]", after=pretrain, **{**places, "ARCHS": "tiny"})
     states = cluster.wait(tile, pretrain, embed, mil, probe)
     assert set(states.values()) == {"COMPLETED 0:0"}, f"{states}\n{cluster.logs()}"
@@ -280,5 +280,5 @@ def test_the_stages_run_one_after_the_other_as_jobs(cluster: Cluster, cohort: Pa
     assert len(list(shards.glob("*/*-000000.tar"))) == 6
     assert (runs / "ssl" / "tiny-fold1" / "encoder.safetensors").is_file()
     assert len(list((features / "tiny-fold1").glob("*.h5"))) == 6
-    assert (runs / "mil" / "tiny-fold1" / "head.safetensors").is_file()
+    assert (runs / "mil" / "tiny-gated_attention-fold1" / "test.json").is_file()
     assert (reports / "probe-fold1" / "report.html").is_file()

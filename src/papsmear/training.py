@@ -35,8 +35,6 @@ from papsmear.files import disk_full, whole, write_text
 from papsmear.progress import console, say
 from papsmear.tracking import start_run, wandb_mode
 
-LOGGED = ("fit", "test")
-
 # What may differ between a run's first start and the next: it does not change what is learnt.
 FREE_KEYS = ("workers", "cache", "allow_leak")
 
@@ -52,14 +50,19 @@ HARMLESS = (
 )
 
 
-def train(words: Sequence[str]) -> int:
-    """Runs one of fit, validate, test, predict with the words that follow it."""
+def prepare() -> None:
+    """What comes before any use of the command line of lightning: the mode of W&B, and less talk."""
     os.environ.setdefault("WANDB_MODE", wandb_mode())
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # lightning's own use of jsonargparse
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in HARMLESS:
         warnings.filterwarnings("ignore", message=message)
+
+
+def train(words: Sequence[str]) -> int:
+    """Runs one of fit, validate, test, predict with the words that follow it."""
+    prepare()
     try:
         PapsmearCLI(
             args=list(words),
@@ -102,7 +105,9 @@ class PapsmearCLI(LightningCLI):
         else:
             kwargs["enable_checkpointing"] = False
         if settings["logger"] in (None, True):
-            kwargs["logger"] = _loggers(self.run_folder, self.subcommand) if self.subcommand in LOGGED else False
+            kwargs["logger"] = (
+                _loggers(self.run_folder, self.subcommand) if self.subcommand in ("fit", "test") else False
+            )
         if settings["enable_progress_bar"] is None:
             kwargs["enable_progress_bar"] = console.is_terminal
         if settings["enable_model_summary"] is None:
