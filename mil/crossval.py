@@ -63,7 +63,9 @@ def crossval(
     systems = _systems(runs, slides, failed)
     if not systems:
         raise InputError(f"no run was finished: {'; '.join(f'{name}: {why}' for name, why in failed.items())}")
-    results = Results(systems, known[0], known, {name: str(why) for name, why in failed.items()})
+    results = Results(
+        systems, known[0], sorted({run.fold for run in runs}), {name: str(why) for name, why in failed.items()}
+    )
     if whole["trainer"].get("logger") is False:
         write_results(out, results)
     else:
