@@ -55,7 +55,7 @@ class Run:
             train(["fit", "-c", str(file)])
             train(["test", "-c", str(file), "--trainer.logger=false"])  # its figures are in the table's W&B run
 
-    def read(self, slides: Sequence[Slide]) -> "Tested":
+    def read(self, slides: Sequence[Slide]) -> "FoldResult":
         """What the test left; a UsageError where the slides of its fold have changed since."""
         file = self.folder / "test.json"
         try:
@@ -75,11 +75,11 @@ class Run:
             raise UsageError(f"{file}: fold {self.fold} has other slides or labels now; delete {self.folder}")
         logits = np.array([logit_of[slide.slide_id] for slide in held_out])
         verdicts = Verdicts.of(held_out, self.fold, logits, calibration, facts["threshold"])
-        return Tested(facts, verdicts, tops)
+        return FoldResult(facts, verdicts, tops)
 
 
 @dataclass(frozen=True)
-class Tested:
+class FoldResult:
     """A run's test.json, what the head said of each slide, and its top tiles."""
 
     facts: dict[str, Any]
@@ -93,7 +93,7 @@ class System:
 
     encoder: str
     head: str
-    tests: Mapping[int, Tested]
+    tests: Mapping[int, FoldResult]
 
     @property
     def name(self) -> str:

@@ -18,7 +18,7 @@ from papsmear.mil.bags import BagCard, write_bag, write_encoder_card
 from papsmear.mil.calibration import Calibration
 from papsmear.mil.comparison import comparisons
 from papsmear.mil.delong import delong
-from papsmear.mil.runs import System, Tested
+from papsmear.mil.runs import FoldResult, System
 from papsmear.mil.verdicts import Verdicts
 from papsmear.ssl.card import EncoderCard
 from papsmear.tiling.cut import TileSettings
@@ -135,7 +135,7 @@ def test_pairs_share_the_head_or_the_encoder() -> None:
         for fold in folds:
             slides = [Slide(f"s{n}", Path("s"), n % 2, f"s{n}", fold, "", None, None, {}) for n in range(12)]
             said = Verdicts.of(slides, fold, random.normal(size=12), Calibration(), 0.5)
-            tests[fold] = Tested({}, said, [])
+            tests[fold] = FoldResult({}, said, [])
         return System(encoder, head, tests)
 
     systems = [system("a", "x", (0, 1), 1), system("a", "y", (1, 2), 2), system("b", "x", (0, 1), 3)]
