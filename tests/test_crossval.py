@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -148,13 +149,28 @@ def test_pairs_share_the_head_or_the_encoder() -> None:
     assert (same.delong.value, same.delong.p, same.bootstrap, same.clear) == (0, None, None, False)
 
 
-def test_a_run_is_that_of_lightning_fit(both: Path, cohort: Path, root: Path, tmp_path: Path) -> None:
+def test_a_run_is_that_of_lightning_fit_and_a_job_s_run_counts(
+    both: Path,
+    cohort: Path,
+    root: Path,
+    crossval: Callable[..., int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "good-max-fold2"
+    assert "/mil/$arch-$head-fold$fold" in (root / "slurm" / "mil.sbatch").read_text()
     words = [f"-c={root / 'configs' / 'mil.yaml'}", "--trainer.max_epochs=3", "--trainer.accelerator=cpu"]
     words += ["--trainer.logger=false", "--model.lr=5e-2", "--model.head=max", "--data.fold=2"]
-    words += [f"--trainer.default_root_dir={tmp_path}", f"--data.slides={cohort / 'slides.csv'}"]
-    assert main(["fit", *words, f"--data.features={cohort}/good-fold2"]) == 0
-    other = both / "good-max-fold2"
-    assert (tmp_path / "head.safetensors").read_bytes() == (other / "head.safetensors").read_bytes()
+    words += [f"--trainer.default_root_dir={run}", f"--data.slides={cohort / 'slides.csv'}"]
+    words += [f"--data.features={cohort}/good-fold2"]
+    assert main(["fit", *words]) == main(["test", *words]) == 0
+    assert (run / "head.safetensors").read_bytes() == (both / run.name / "head.safetensors").read_bytes()
+    assert (run / "test.json").read_text() == (both / run.name / "test.json").read_text()
+    capsys.readouterr()
+    words = [f"--data.features={cohort}/{{encoder}}-fold{{fold}}", "--encoders=[good]", "--heads=[max]", "--folds=[2]"]
+    assert crossval(tmp_path, *words) == 0
+    assert "1 runs, 1 of them finished before" in capsys.readouterr().err
+    assert told(tmp_path)["systems"][0]["tests"] == [json.loads((run / "test.json").read_text())]
 
 
 def test_what_is_finished_is_not_run_again(
@@ -232,6 +248,19 @@ def test_the_page_stands_for_itself(both: Path) -> None:
         assert (both / f"{encoder}-max-fold2" / "test.html").is_file()
     assert not re.findall(r"""(?:src|href)=["'](?!data:|[\w-]+/test\.html)""", page)
     assert "LEAK" not in page
+
+
+def test_the_table_goes_to_w_and_b(
+    both: Path, cohort: Path, crossval: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(both, tmp_path / "copy")  # with its times: the runs stay finished
+    words = [f"--data.features={cohort}/{{encoder}}-fold{{fold}}", "--encoders=[good, poor]", "--heads=[max]"]
+    assert crossval(out, *words, "--folds=[0, 1, 2]", "--trainer.logger=true") == 0
+    assert "6 runs, 6 of them finished before" in capsys.readouterr().err
+    assert len(list(out.glob("wandb/offline-run-*/*.wandb"))) == 1
+    media = [file.name for file in out.glob("wandb/offline-run-*/files/media/*/crossval/*")]
+    for name in ("tests", "comparisons", "auc", "roc"):
+        assert any(file.startswith(f"{name}_") for file in media), media
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """slides.csv: which slides there are, and the folds that all stages share.
 
 One row a slide: `slide_id, path` required; `label` (0, 1 or empty), `patient_id`, `fold`, `annotations`, `site`,
-`scanner`, `mpp`, `z_planes` optional; other columns are kept as they are. Relative paths count from the csv's folder.
+`scanner`, `bethesda`, `mpp`, `z_planes` optional; other columns are kept as they are. Relative paths count from the
+csv's folder.
 """
 
 import csv
