@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from papsmear.cohort import Slide, read_slides
 from papsmear.errors import UsageError
 from papsmear.mil.bags import BagCard, bag_shape, read_bag, read_card, read_encoder_card
-from papsmear.mil.order import Balance, Cell, EpochOrder, cells_of
+from papsmear.mil.draws import Balance, Cell, EpochOrder, cells_of
 from papsmear.progress import say
 from papsmear.ssl.card import check_leak
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from papsmear.cohort import Slide
 from papsmear.errors import UsageError
-from papsmear.mil.order import EpochOrder, cells_of, dues
+from papsmear.mil.draws import EpochOrder, cells_of, dues
 from papsmear.seeds import rng
 
 
