@@ -25,6 +25,7 @@ from papsmear.mil.bags import (
     write_bag,
     write_encoder_card,
 )
+from papsmear.mil.scope import sharpness
 from papsmear.progress import say, track
 from papsmear.ssl.encoder import Encoder, embed_images, load_encoder
 from papsmear.tiling.cut import TileSettings
@@ -162,7 +163,8 @@ def _embed_slide(folder: Path, encoder: Encoder, file: Path, batch_size: int) ->
         tiles=TileSettings.from_json({**settings, "size_px": int(first["size_px"]), "mpp": float(first["mpp"])}),
         size_level0=float(first["size_level0"]),
     )
-    write_bag(file, features, xy_level0, card, slide_json_sha256=source)
+    focus = sharpness([float(meta["focus"]) for meta in metas])
+    write_bag(file, features, xy_level0, card, slide_json_sha256=source, focus=f"{focus:.3f}")
 
 
 def _tiles(folder: Path, metas: list[dict[str, Any]]) -> Iterator[tuple[XY, bytes]]:

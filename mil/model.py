@@ -8,7 +8,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from papsmear.files import whole
 from papsmear.mil.calibration import Calibration
 from papsmear.mil.heads import build_head
 from papsmear.mil.provenance import Provenance
+from papsmear.mil.scope import Scope
 from papsmear.ssl.network import read_safetensors
 
 NAME = "head.safetensors"
@@ -32,7 +33,7 @@ class HeadCard(Provenance):
     """What a trained head is, what it was trained on, and where it calls a slide positive.
 
     `threshold` is a calibrated probability. It and the calibration (`temperature`, `prior_log_odds`) were chosen on the
-    validation slides.
+    validation slides. `scope` tells which slides the head can judge; heads of papsmear 0.1 have none.
     """
 
     head: str
@@ -40,11 +41,18 @@ class HeadCard(Provenance):
     threshold: float
     temperature: float = 1.0
     prior_log_odds: float = 0.0
+    scope: Scope | None = None
 
     @property
     def calibration(self) -> Calibration:
         """What makes a probability of the head's logit."""
         return Calibration(self.temperature, self.prior_log_odds)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        """See `Provenance`."""
+        scope = fields.get("scope")
+        return super().from_dict(fields | {"scope": Scope(**scope) if scope else None})
 
 
 @dataclass(frozen=True)

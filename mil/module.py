@@ -28,6 +28,7 @@ from papsmear.mil.operating import OperatingPoint, check_operating_point, choose
 from papsmear.mil.outcome import RANKED, Judged, log_outcome, outcome, write_outcome, write_predictions
 from papsmear.mil.patience import Patience
 from papsmear.mil.provenance import Provenance
+from papsmear.mil.scope import Scope
 from papsmear.seeds import derive
 
 
@@ -70,6 +71,7 @@ class SlideMIL(L.LightningModule):
         self.positive_weight = 1.0
         self.best = -np.inf
         self.provenance: Provenance | None = None
+        self.scope: Scope | None = None
         self.seen: list[Judged] = []
 
     @property
@@ -91,7 +93,7 @@ class SlideMIL(L.LightningModule):
             mean, std = self.bags.feature_statistics()
             self.head.mean.copy_(torch.from_numpy(mean))
             self.head.std.copy_(torch.from_numpy(std))
-            self.provenance = Provenance.of(self.bags)
+            self.provenance, self.scope = Provenance.of(self.bags), Scope.of(self.bags, mean, std)
             self.positive_weight = self.bags.positive_weight()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -213,6 +215,7 @@ class SlideMIL(L.LightningModule):
             head=self.head_name,
             head_args=self.head_args,
             threshold=self.threshold,
+            scope=self.scope,
             **vars(self.calibration),
             **vars(self.provenance),
         )

@@ -1,0 +1,101 @@
+"""What slides a head can judge: those that are like the ones it was trained on. Of others it would give a number too.
+
+Three things are measured on a slide and held against the training and validation slides: how many tiles it gave, how
+sharp it is, and how far its features lie from theirs.
+
+N: tiles of a slide. D: width of their features.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from papsmear.mil.bags import read_attribute, read_bag
+
+if TYPE_CHECKING:  # a diagnosis reads a head's scope, and should not wait for lightning
+    from papsmear.mil.data import BagData
+
+TILES, FOCUS, DISTANCE = 0.1, 0.5, 2.0  # times what the training slides have: how far a slide may be from that
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is measured of a slide; None where that could not be.
+
+    Attributes:
+        tiles: How many tiles it gave.
+        focus: `sharpness` of its tiles.
+        distance: `distance` of its features.
+    """
+
+    tiles: int = 0
+    focus: float | None = None
+    distance: float | None = None
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The slides of a training: their median count of tiles, the least sharp one, and the farthest (99 of 100)."""
+
+    tiles: int
+    focus: float | None
+    distance: float
+
+    @classmethod
+    def of(cls, bags: "BagData", mean: NDArray[np.float32], std: NDArray[np.float32]) -> "Scope":
+        """That of the training and validation slides, by the training features' `mean` and `std` (D,).
+
+        The validation slides are no part of mean and std: their distance is that of slides not seen.
+        """
+        files = [bags.features / f"{slide_id}.h5" for part in ("train", "validation") for slide_id in bags.ids(part)]
+        features = (read_bag(file).features for file in files)
+        tiles, distances = zip(*((len(x), distance(x, mean, std)) for x in features), strict=True)
+        focus = [read_attribute(file, "focus") for file in files]
+        return cls(
+            tiles=int(np.median(tiles)),
+            focus=min(map(float, known)) if (known := [f for f in focus if f is not None]) else None,
+            distance=float(np.percentile(distances, 99)),
+        )
+
+    def limits(self) -> Measured:
+        """The fewest tiles, the least sharpness and the largest distance of a slide that can be judged."""
+        focus = None if self.focus is None else FOCUS * self.focus
+        return Measured(max(1, round(TILES * self.tiles)), focus, DISTANCE * self.distance)
+
+
+def doubts(found: Measured, limits: Measured) -> tuple[str, ...]:
+    """Why a slide cannot be judged, in words; empty where it can."""
+    reasons = []
+    if found.tiles < limits.tiles:
+        reasons.append(f"too few tiles: {found.tiles}, at least {limits.tiles} are needed")
+    if found.focus is not None and limits.focus is not None and found.focus < limits.focus:
+        reasons.append(
+            f"out of focus: the sharpest tiles score {found.focus:.3g}, those of slides like the training's at least"
+            f" {limits.focus:.3g}"
+        )
+    if found.distance is not None and limits.distance is not None and found.distance > limits.distance:
+        reasons.append(
+            f"unlike the slides of the training: the features lie {found.distance:.3g} from theirs, at most"
+            f" {limits.distance:.3g} is usual (another stain, scanner or kind of specimen)"
+        )
+    return tuple(reasons)
+
+
+def sharpness(focus: Sequence[float]) -> float:
+    """The focus score that a tenth of the tiles reach, of the scores of all.
+
+    Where few cells lie the score is low however sharp the picture; a slide in focus has sharp tiles somewhere.
+    """
+    return float(np.percentile(focus, 90))
+
+
+def distance(features: NDArray[Any], mean: NDArray[np.float32], std: NDArray[np.float32]) -> float:
+    """How far a slide's features (N, D) lie from the training's: the mean absolute z-score of their mean over tiles.
+
+    Not the root mean square: features that hardly ever change in training would decide it alone, and flag good slides.
+    """
+    z = (features.mean(axis=0, dtype=np.float64) - mean) / std  # (D,)
+    return float(np.abs(z).mean())
