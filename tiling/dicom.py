@@ -30,7 +30,7 @@ def dicom_planes(path: Path) -> tuple[float, ...]:
     Empty where `path` is something else or cannot be read at all: OpenSlide then says what is wrong. InputError where
     there are planes but not how far apart.
     """
-    files = _instances(path)
+    files = instances(path)
     if not files:
         return ()
     try:
@@ -51,7 +51,7 @@ class DicomSource:
     format = "dicom"
 
     def __init__(self, path: Path, z_um: float) -> None:
-        files = _instances(path)
+        files = instances(path)
         self._slide = _opened(files)
         taken = {file.name for file in self._slide.files or ()}
         if lost := [file.name for file in files if file.name not in taken]:
@@ -98,23 +98,23 @@ def _opened(files: list[Path]) -> "WsiDicom":
     return WsiDicom.open(files, settings=settings)
 
 
-def _instances(path: Path) -> list[Path]:
+def instances(path: Path) -> list[Path]:
     """The files of the slide: the whole-slide images of one series, that of `path` or of the folder's first."""
     if path.is_file():
-        if not _is_dicom(path):
+        if not is_dicom(path):
             return []
         folder = path.parent
     elif path.is_dir():
         folder = path
     else:
         return []
-    series = {file: _series(file) for file in sorted(folder.iterdir()) if file.is_file() and _is_dicom(file)}
+    series = {file: series_of(file) for file in sorted(folder.iterdir()) if file.is_file() and is_dicom(file)}
     known = [uid for uid in series.values() if uid is not None]
     wanted = series[path] if path.is_file() else next(iter(known), None)
     return [file for file, uid in series.items() if uid is not None and uid == wanted]
 
 
-def _is_dicom(file: Path) -> bool:
+def is_dicom(file: Path) -> bool:
     """Whether the file begins as DICOM does, which needs no import."""
     try:
         with file.open("rb") as stream:
@@ -123,7 +123,7 @@ def _is_dicom(file: Path) -> bool:
         return False
 
 
-def _series(file: Path) -> str | None:
+def series_of(file: Path) -> str | None:
     """The series that a whole-slide image belongs to; None for other objects and damaged headers."""
     from pydicom.filereader import read_partial
 

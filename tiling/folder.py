@@ -92,11 +92,8 @@ def source_of(path: Path) -> dict[str, Any]:
 
     The checksum is of the files' ends: reading all of their bytes would take longer than tiling them.
     """
-    files = [path] if path.is_file() else []
-    folder = path.with_suffix("") if path.suffix.lower() == ".mrxs" else path
-    files += sorted(file for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
     checksum, total = hashlib.sha256(), 0
-    for source in files:
+    for source in files_of_slide(path):
         size = source.stat().st_size
         total += size
         with source.open("rb") as file:
@@ -104,3 +101,11 @@ def source_of(path: Path) -> dict[str, Any]:
             file.seek(max(0, size - END_BYTES))
             checksum.update(file.read(END_BYTES))
     return {"name": path.name, "bytes": total, "sha256_of_ends": checksum.hexdigest()}
+
+
+def files_of_slide(path: Path) -> list[Path]:
+    """The files of a slide given as a file or, of DICOM, as a folder."""
+    files = [path] if path.is_file() else []
+    folder = path.with_suffix("") if path.suffix.lower() == ".mrxs" else path
+    files += sorted(file for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
+    return files
