@@ -138,14 +138,15 @@ def _probes(results: dict[str, Any], sha256: str) -> list[dict[str, Any]]:
 
 
 def _diagnosis(demo: Path, slides: Sequence[Slide]) -> dict[str, Any]:
-    """The diagnosis of the first positive slide that was diagnosed, whatever it says, checked against the truth."""
+    """The diagnosis of the first positive slide that could be judged, whatever it says, checked against the truth."""
     for slide in slides:
         file = demo / "diagnosis" / f"{slide.slide_id}.json"
         if slide.label == 1 and file.is_file():
-            break
+            record = _read_json(file, "papsmear diagnose")
+            if record["probability"] is not None:
+                break
     else:
         raise InputError(f"{demo / 'diagnosis'}: no positive slide; papsmear diagnose makes it: run make demo again")
-    record = _read_json(file, "papsmear diagnose")
     heat = _need(file.with_name(f"{slide.slide_id}-heatmap.jpg"), "papsmear diagnose")
     cells = read_cells(demo / "cohort" / "annotations" / f"{slide.slide_id}.geojson")  # (A, 2)
     top = record["top_tiles"]

@@ -1,27 +1,32 @@
-"""`papsmear diagnose`: from slide files to diagnoses, the tiles never touching the disk.
+"""`papsmear diagnose`: from slide files, or folders of them, to diagnoses; the tiles never touch the disk.
 
-The route is that of the shards and the bags, without them: the same tiles as the same JPEG bytes, the same encoder,
-the features rounded to the same half precision, the same head. So a slide's probability is the one that
-`lightning test` would give it.
+A slide's JSON is written last and says what it was made from, so a run started again keeps the slides that the same
+model has judged.
 """
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import hashlib
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from papsmear.errors import InputError, PapsmearError, UsageError
-from papsmear.files import sha256
-from papsmear.mil.diagnosis import Diagnosis, write_diagnosis
-from papsmear.mil.embed import embed_tiles
-from papsmear.mil.model import NAME, TrainedHead, load_head
+from papsmear import __version__
+from papsmear.cohort import Slide
+from papsmear.errors import PapsmearError
+from papsmear.mil.diagnoser import Diagnoser, load_diagnoser
+from papsmear.mil.given import find_slides
+from papsmear.mil.slide_files import files_of, forget, read_record, write_diagnosis
+from papsmear.mil.worklist import Entry, write_worklist
 from papsmear.progress import say, track
-from papsmear.ssl.encoder import Encoder, load_encoder
-from papsmear.tiling.cut import TileSettings, iter_tiles, plan
 from papsmear.tiling.deposit import Area
+from papsmear.tiling.dicom import instances
+from papsmear.tiling.failed import without_names
+from papsmear.tiling.folder import files_of_slide, source_of
 from papsmear.tiling.planes import Planes, open_planes
+from papsmear.tiling.reader import check_given_mpp
+
+READ_BYTES = 1 << 22
 
 
 def diagnose(
@@ -31,140 +36,90 @@ def diagnose(
     encoder: str | None = None,
     area: Area | None = None,
     mpp: float | None = None,
+    min_tiles: int | None = None,
 ) -> int:
     """Diagnoses slides with a trained MIL model.
 
     For each slide writes to the output folder: <slide_id>.html, the page to read, with the ten tiles of the
     highest score at 40x and the heat map; <slide_id>.json; <slide_id>.geojson, the tiles for QuPath; and
-    <slide_id>-heatmap.jpg. The slide_id is the file's name without its ending. Research use only.
+    <slide_id>-heatmap.jpg. The slide_id is the file's name without its ending. Of several slides worklist.html and
+    worklist.csv, the highest probability first. A slide that cannot be judged is called not assessable, with the
+    reason. Slides that the same model has diagnosed before are kept. Research use only.
 
     Args:
-        slides: Slide files; for DICOM the folder of a slide.
+        slides: Slide files, folders of them, or for DICOM the folder of a slide.
         model: The run folder that `lightning fit -c configs/mil.yaml` made.
         out: Folder for the results.
         encoder: Where the encoder is now, if it is no longer where it was when the model was trained.
         area: What to read: the round cell deposit of a liquid-based preparation, all tissue, or all of the slide. Not
             given, it is what the model was trained on; all else of the tiles always is.
         mpp: µm per pixel of level 0, for slides whose files do not say.
+        min_tiles: The fewest tiles that a slide is judged by; a tenth of what the training slides have if not given.
 
     Returns:
         0, or 1 where a slide failed; the others are done nonetheless.
     """
-    path_of = _slide_ids(slides)
-    diagnoser = load_diagnoser(model, encoder, area)
-    failures = []
-    for slide_id, path in track(path_of.items(), "diagnose", total=len(path_of)):
+    check_given_mpp(mpp)
+    found = find_slides(slides, mpp)
+    diagnoser = load_diagnoser(model, encoder, area, min_tiles)
+    entries, failures = [], []
+    for slide in track(found, "diagnose"):
         try:
-            with open_planes(path, None, mpp, diagnoser.tiles.reader) as planes:
-                diagnosis = diagnoser.diagnose(slide_id, planes)
-                write_diagnosis(out, diagnosis, planes.middle)
+            entry = Entry(slide.slide_id, _diagnose(slide, diagnoser, out))
         except PapsmearError as error:
-            failures.append(f"{slide_id}: {error}")
-            continue
-        say(f"{slide_id}: {diagnosis.probability:.3f}, {diagnosis.decision}: {out / f'{slide_id}.html'}")
+            forget(out, slide.slide_id)
+            failures.append(f"{slide.slide_id}: {error}")
+            entry = Entry(slide.slide_id, None, without_names(" ".join(str(error).split()), slide))
+        else:
+            say(f"{slide.slide_id}: {_result(entry)}: {files_of(out, slide.slide_id)[0]}")
+        entries.append(entry)
     for failure in failures:
         say(f"failed: {failure}")
+    if len(found) > 1 or found[0].path not in slides:
+        say(f"all of them, the highest probability first: {write_worklist(out, entries)}")
     return 1 if failures else 0
 
 
-@dataclass(frozen=True)
-class Diagnoser:
-    """A head, the encoder that made the bags it was trained on, and the tiles that both expect."""
-
-    head: TrainedHead
-    encoder: Encoder
-    tiles: TileSettings
-    names: dict[str, dict[str, str]]
-
-    def diagnose(self, slide_id: str, planes: Planes) -> Diagnosis:
-        """The diagnosis of an open slide; InputError where no tile can be made of it, or no score is finite."""
-        reader = planes.middle
-        planned = plan(reader, self.tiles)
-        pairs = ((tile.xy_level0, tile.jpeg) for tile in iter_tiles(planes, self.tiles, planned))
-        features, xy_level0 = embed_tiles(self.encoder, pairs)  # (N, D), (N, 2)
-        probability, scores = self.head.judge(features)
-        if not (np.isfinite(probability) and np.isfinite(scores).all()):
-            raise InputError("the head gives scores that are not finite; train it again")
-        knew = {"encoder": self.encoder.card.train_slides, "head": self.head.card.train_slides}
-        return Diagnosis(
-            slide_id=slide_id,
-            probability=probability,
-            operating_point=self.head.card.threshold,
-            size_level0=reader.size_level0,
-            mpp=reader.mpp,
-            tile_size_px=self.tiles.size_px,
-            tile_mpp=self.tiles.mpp,
-            tile_size_level0=planned.size_level0,
-            xy_level0=xy_level0,
-            scores=scores,
-            model=self.names,
-            seen=tuple(part for part, slides in knew.items() if slide_id in slides),
-        )
+def _result(entry: Entry) -> str:
+    if entry.probability is None:
+        return f"{entry.decision}: {entry.reason}"
+    return f"{entry.probability:.3f}, {entry.decision}"
 
 
-def load_diagnoser(model: Path, encoder: str | None = None, area: Area | None = None) -> Diagnoser:
-    """Loads a run's head and its encoder; UsageError where they do not belong together.
-
-    Args:
-        model: The run folder of the head.
-        encoder: Name or file of the encoder; None takes the name that the head's card gives.
-        area: What of a slide to read; None takes what the training slides were tiled by.
-    """
-    head = load_head(model)
-    card = head.card
-    if card.encoder is None or card.encoder_sha256 is None or card.tiles is None:
-        raise UsageError(
-            f"{model}: its head was trained on bags that do not say which encoder and tiles made them, so slides cannot"
-            " be read the same way; train it on bags of papsmear embed"
-        )
-    try:
-        network = load_encoder(encoder or card.encoder)
-    except UsageError as error:
-        if encoder is not None:
-            raise
-        raise UsageError(
-            f"{error} (the encoder that {model} was trained with); say with --encoder where it is now"
-        ) from error
-    if network.width != card.width:
-        raise UsageError(
-            f"encoder {network.card.name} gives {network.width} features a tile, the head in {model} takes {card.width}"
-            f"; give the encoder it was trained with, {card.encoder}"
-        )
-    if network.card.sha256 != card.encoder_sha256:
-        raise UsageError(
-            f"encoder {network.card.name} (checksum {network.card.sha256[:12]}) is not the one that {model} was trained"
-            f" with ({card.encoder}, {card.encoder_sha256[:12]}); give that one with --encoder"
-        )
-    return Diagnoser(
-        head=head,
-        encoder=network,
-        tiles=replace(card.tiles, area=area or card.tiles.area),
-        names={
-            "head": {"name": card.head, "sha256": sha256(model / NAME if model.is_dir() else model)},
-            "encoder": {
-                # The file's name alone: a path would tell of the machine.
-                "name": Path(network.card.name).name
-                if network.card.name.endswith(".safetensors")
-                else network.card.name,
-                "architecture": network.card.architecture,
-                "sha256": network.card.sha256,
-            },
-        },
-    )
+def _diagnose(slide: Slide, diagnoser: Diagnoser, out: Path) -> dict[str, Any]:
+    """What the slide's JSON says, which is written unless it is there; InputError where the slide cannot be read."""
+    with open_planes(slide.path, None, slide.mpp, diagnoser.tiles.reader) as planes:
+        source = {key: value for key, value in source_of(slide.path).items() if key != "name"}
+        record = read_record(out, slide.slide_id)
+        if record is not None and _is_current(record, diagnoser, planes, source):
+            return record
+        files = instances(slide.path) or files_of_slide(slide.path)
+        with ThreadPoolExecutor(1) as aside:  # reading a slide's file once more takes no time of those who wait
+            checksum = aside.submit(_sha256, files)
+            diagnosis = diagnoser.diagnose(slide.slide_id, planes)
+            diagnosis = replace(diagnosis, source={**source, "sha256": checksum.result()})
+        write_diagnosis(out, diagnosis, planes.middle)
+    return diagnosis.record()
 
 
-def _slide_ids(slides: Sequence[Path]) -> dict[str, Path]:
-    """The path of each slide by its id; UsageError for files that are missing or share an id."""
-    path_of: dict[str, Path] = {}
-    problems = []
-    for path in slides:
-        name = path.resolve().name if path.is_dir() else path.stem
-        slide_id = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_") or "slide"
-        if not path.exists():
-            problems.append(f"{path}: no such file or folder")
-        elif slide_id in path_of:
-            problems.append(f"{path} and {path_of[slide_id]} would both be slide {slide_id!r}; rename one of them")
-        path_of[slide_id] = path
-    if problems:
-        raise UsageError("; ".join(problems))
-    return path_of
+def _is_current(record: dict[str, Any], diagnoser: Diagnoser, planes: Planes, source: dict[str, Any]) -> bool:
+    """Whether a record is of this slide, by this model with these settings."""
+    now = {
+        "papsmear_version": __version__,
+        "model": diagnoser.model,
+        "tile_settings": asdict(diagnoser.tiles),
+        "limits": asdict(diagnoser.limits),
+    }
+    slide = {**source, "mpp": planes.middle.mpp}
+    told = record.get("slide", {})
+    return now == {key: record.get(key) for key in now} and slide == {key: told.get(key) for key in slide}
+
+
+def _sha256(files: Iterable[Path]) -> str:
+    """SHA-256 of a slide's files, one after the other."""
+    checksum = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while data := file.read(READ_BYTES):
+                checksum.update(data)
+    return checksum.hexdigest()

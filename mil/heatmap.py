@@ -9,10 +9,14 @@ saw little.
 N: tiles of the slide. H, W: the overview's pixels.
 """
 
+import cv2
 import numpy as np
+import simplejpeg
 from matplotlib import colormaps
 from numpy.typing import NDArray
 from scipy.stats import rankdata
+
+from papsmear.page import RESEARCH_USE_ONLY
 
 COLOURS = "inferno_r"
 LOWEST, HIGHEST = 0.12, 0.82
@@ -54,6 +58,20 @@ def draw_heatmap(
     value = np.where(painted, rank, 0.0)
     blended = np.where(painted[..., None], _over(overview, value), overview)
     return np.rint(blended).clip(0, 255).astype(np.uint8)
+
+
+def signed_jpeg(picture: NDArray[np.uint8]) -> bytes:
+    """JPEG bytes of a picture (H, W, 3) that says what it is for, in its lower left corner and as its comment."""
+    picture = picture.copy()
+    size = max(0.3, picture.shape[1] / 2800)
+    (width, height), below = cv2.getTextSize(RESEARCH_USE_ONLY, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
+    picture[-(height + 2 * below) :, : width + 2 * below] = 255
+    at = (below, picture.shape[0] - below)
+    cv2.putText(picture, RESEARCH_USE_ONLY, at, cv2.FONT_HERSHEY_SIMPLEX, size, (29, 39, 51), 1, cv2.LINE_AA)
+    jpeg: bytes = simplejpeg.encode_jpeg(picture, quality=88)
+    head = 4 + int.from_bytes(jpeg[4:6], "big")  # SOI and APP0, behind which a comment (COM) may stand
+    comment = RESEARCH_USE_ONLY.encode()
+    return jpeg[:head] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + jpeg[head:]
 
 
 def legend_css() -> str:

@@ -48,6 +48,7 @@ def _feature(tile: TopTile, size_level0: tuple[int, int]) -> dict[str, Any]:
             "name": f"Top tile {tile.rank}",
             "classification": {"name": "Top tile", "color": [122, 62, 157]},
             "isLocked": True,
+            "research_use_only": RESEARCH_USE_ONLY,
             # A list of pairs is what every QuPath from 0.2 on reads; a mapping only those from 0.4 on.
             "measurements": [
                 {"name": "Rank", "value": tile.rank},

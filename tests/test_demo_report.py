@@ -20,6 +20,7 @@ from papsmear.mil.demo import gather, main
 from papsmear.mil.diagnosis import Diagnosis
 from papsmear.mil.metrics import figures
 from papsmear.mil.qupath import TopTile, feature_collection
+from papsmear.mil.scope import Measured
 from papsmear.mil.truth import hold_a_cell, read_cells
 from papsmear.page import RESEARCH_USE_ONLY
 from papsmear.probes.classes import HERLEV
@@ -28,6 +29,7 @@ from papsmear.probes.protocol import Score
 from papsmear.probes.report import Results, results_json
 from papsmear.probes.scores import Spread
 from papsmear.ssl.card import EncoderCard
+from papsmear.tiling.cut import TileSettings
 from papsmear.tiling.shards import ShardWriter, Tile
 
 SLIDES = {"slide_1": 0, "slide_2": 1, "slide_3": 1}
@@ -94,7 +96,11 @@ def demo(tmp_path: Path) -> Path:
     scores = np.arange(len(CORNERS), dtype=np.float32)
     scores[CORNERS.index(HERE)] = 99
     scores[CORNERS.index(ELSEWHERE)] = 98
-    diagnosis = Diagnosis("slide_2", 0.8, 0.5, (256, 192), 0.25, 32, 0.5, 64.0, np.array(CORNERS, np.int32), scores, {})
+    tiles = TileSettings(size_px=32)
+    measured = Measured(len(CORNERS))
+    diagnosis = Diagnosis(
+        "slide_2", 0.5, (256, 192), 0.25, tiles, 64.0, {}, 0.8, np.array(CORNERS, np.int32), scores, measured=measured
+    )
     (tmp_path / "diagnosis").mkdir()
     (tmp_path / "diagnosis" / "slide_2.json").write_text(json.dumps(diagnosis.record()))
     (tmp_path / "diagnosis" / "slide_2-heatmap.jpg").write_bytes(_jpeg(120, 150))
@@ -184,6 +190,22 @@ def test_what_is_missing_is_named_with_its_stage(
     assert str(path if missing != "diagnosis/slide_2.json" else path.parent) in told
     assert told.count("\n") == 1
     assert not (demo / "report.html").exists()
+
+
+def test_a_slide_that_cannot_be_judged_is_listed_without_a_figure(demo: Path) -> None:
+    """And it is not the one that is shown."""
+    file = demo / "diagnosis" / "slide_2.json"
+    record = json.loads(file.read_text())
+    (demo / "diagnosis" / "slide_3.json").write_text(json.dumps(record | {"slide_id": "slide_3"}))
+    (demo / "diagnosis" / "slide_3-heatmap.jpg").write_bytes(_jpeg(120, 150))
+    shutil.copy(
+        demo / "cohort" / "annotations" / "slide_2.geojson", demo / "cohort" / "annotations" / "slide_3.geojson"
+    )
+    file.write_text(json.dumps(record | {"probability": None, "decision": "not assessable", "top_tiles": []}))
+    assert main([str(demo)]) == 0
+    page = _Words((demo / "report.html").read_text(encoding="utf-8"))
+    assert "slide_2 abnormal cells – not assessable" in page.text
+    assert "Slide slide_3 , which holds 1 abnormal cells" in page.text
 
 
 def test_damaged_json_is_named(demo: Path, capsys: pytest.CaptureFixture) -> None:
