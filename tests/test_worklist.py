@@ -17,7 +17,9 @@ import tifffile
 import torch
 
 from papsmear.cli import main
+from papsmear.errors import InputError
 from papsmear.mil.diagnose import diagnose
+from papsmear.mil.diagnoser import load_diagnoser
 from papsmear.mil.heads import build_head
 from papsmear.mil.model import NAME, HeadCard, load_head, save_head
 from papsmear.mil.worklist import Entry, write_worklist
@@ -26,6 +28,7 @@ from papsmear.ssl.encoder import load_encoder
 from papsmear.tiling.cut import TileSettings
 from papsmear.tiling.phantom.identity import Identity
 from papsmear.tiling.phantom.svs import write_svs
+from papsmear.tiling.planes import open_planes
 
 SIDE = 1920  # 3 x 3 tiles
 SECRET = "MUELLER-2026"
@@ -121,6 +124,13 @@ def test_worklist_has_the_highest_first_and_at_the_end_what_was_not_judged(
     assert f"{100 * above / 3:.0f} %{above} of 3 judged slides" in page.words
     assert RESEARCH_USE_ONLY in page.words
     assert str(folder) not in page.words
+
+
+def test_damage_that_the_reading_thread_meets_is_told_as_such(folder: Path) -> None:
+    slide = folder / "slides" / "a.svs"
+    _damage(slide, 20)
+    with open_planes(slide) as planes, pytest.raises(InputError, match=r"a\.svs: damaged .*tile 20"):
+        load_diagnoser(folder / "run").diagnose("a", planes)
     assert [t.name for t in threading.enumerate() if t.name == "papsmear-ahead"] == []
 
 
