@@ -73,13 +73,12 @@ def doubts(found: Measured, limits: Measured) -> tuple[str, ...]:
         reasons.append(f"too few tiles: {found.tiles}, at least {limits.tiles} are needed")
     if found.focus is not None and limits.focus is not None and found.focus < limits.focus:
         reasons.append(
-            f"out of focus: the sharpest tiles score {found.focus:.3g}, those of slides like the training's at least"
-            f" {limits.focus:.3g}"
+            f"out of focus: its sharpest tiles score {found.focus:.3g}, at least {limits.focus:.3g} is needed"
         )
     if found.distance is not None and limits.distance is not None and found.distance > limits.distance:
         reasons.append(
-            f"unlike the slides of the training: the features lie {found.distance:.3g} from theirs, at most"
-            f" {limits.distance:.3g} is usual (another stain, scanner or kind of specimen)"
+            f"unlike the slides of the training: its features lie {found.distance:.3g} from theirs, at most"
+            f" {limits.distance:.3g} is allowed (another stain, scanner or kind of specimen?)"
         )
     return tuple(reasons)
 

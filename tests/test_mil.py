@@ -152,6 +152,9 @@ def test_the_card_says_what_the_head_was_trained_on(trained: Path) -> None:
     assert (card.encoder, card.encoder_sha256) == (CARD.encoder, CARD.encoder_sha256)
     assert card.tiles == CARD.tiles
     assert 0 < card.threshold < 1
+    assert card.scope is not None
+    assert (card.scope.tiles, card.scope.focus) == (N_TILES, None)  # these bags do not tell their sharpness
+    assert 0 < card.scope.distance < 0.5
 
 
 def test_test_and_diagnosis_give_a_slide_the_same_probability(trained: Path, lightning: Callable[..., int]) -> None:
