@@ -9,7 +9,7 @@ Shapes: B images of this rank, 2 views of each, D features, K outputs of the hea
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from papsmear.ssl.head import DINOHead
 from papsmear.ssl.loss import DINOLoss, entropy
 from papsmear.ssl.network import create_network, feature_width
 from papsmear.ssl.schedules import Schedules
+from papsmear.ssl.updates import clip_each, decay_groups, move_average
 from papsmear.ssl.watch import Figures, Watch, feature_std, non_finite
 
 EXPORTED = "encoder.safetensors"
@@ -209,29 +210,3 @@ class DINO(LightningModule):
         """Exports the teacher's backbone into the run's folder."""
         if self.trainer.is_global_zero:
             export_encoder(Path(self.trainer.default_root_dir) / EXPORTED, self.teacher.backbone, self.card())
-
-
-def decay_groups(module: nn.Module) -> list[dict[str, Any]]:
-    """Two groups of trainable parameters: `decays` is False for biases and all other 1-D parameters."""
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return [
-        {"params": [parameter for parameter in parameters if parameter.ndim > 1], "decays": True},
-        {"params": [parameter for parameter in parameters if parameter.ndim == 1], "decays": False},
-    ]
-
-
-@torch.no_grad()
-def clip_each(parameters: Iterable[nn.Parameter], clip_norm: float) -> Tensor:
-    """Scales each gradient whose own norm is above `clip_norm` down to it; gives the norm () of all before that."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norms = torch._foreach_norm(gradients)
-    for gradient, norm in zip(gradients, norms, strict=True):
-        gradient.mul_((clip_norm / (norm + 1e-6)).clamp(max=1))
-    total: Tensor = torch.stack(norms).norm()
-    return total
-
-
-@torch.no_grad()
-def move_average(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """teacher = momentum · teacher + (1 - momentum) · student, over parameters, not buffers."""
-    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)

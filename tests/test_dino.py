@@ -18,8 +18,9 @@ from torch.nn import functional as F
 from papsmear.cli import main
 from papsmear.errors import InputError, UsageError
 from papsmear.ssl.data import TileData
-from papsmear.ssl.dino import DINO, clip_each, decay_groups, move_average
+from papsmear.ssl.dino import DINO
 from papsmear.ssl.encoder import embed_images, load_encoder
+from papsmear.ssl.updates import clip_each, decay_groups, move_average
 from papsmear.training import HARMLESS
 
 pytestmark = pytest.mark.filterwarnings(*(f"ignore:{message}" for message in HARMLESS))

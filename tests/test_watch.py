@@ -24,8 +24,9 @@ from torch.nn import functional as F
 from papsmear.errors import InputError
 from papsmear.ssl.augment import Picture, TwoViews
 from papsmear.ssl.data import TileData
-from papsmear.ssl.dino import DINO, clip_each
+from papsmear.ssl.dino import DINO
 from papsmear.ssl.loss import DINOLoss, entropy
+from papsmear.ssl.updates import clip_each
 from papsmear.ssl.watch import Collapse, Figures, Signs, Watch, feature_std
 from papsmear.training import HARMLESS
 

@@ -1,0 +1,33 @@
+"""How parameters move in a step of DINO: which decay, how gradients are clipped, how the teacher follows."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def decay_groups(module: nn.Module) -> list[dict[str, Any]]:
+    """Two groups of trainable parameters: `decays` is False for biases and all other 1-D parameters."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return [
+        {"params": [parameter for parameter in parameters if parameter.ndim > 1], "decays": True},
+        {"params": [parameter for parameter in parameters if parameter.ndim == 1], "decays": False},
+    ]
+
+
+@torch.no_grad()
+def clip_each(parameters: Iterable[nn.Parameter], clip_norm: float) -> Tensor:
+    """Scales each gradient whose own norm is above `clip_norm` down to it; gives the norm () of all before that."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norms = torch._foreach_norm(gradients)
+    for gradient, norm in zip(gradients, norms, strict=True):
+        gradient.mul_((clip_norm / (norm + 1e-6)).clamp(max=1))
+    total: Tensor = torch.stack(norms).norm()
+    return total
+
+
+@torch.no_grad()
+def move_average(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """teacher = momentum · teacher + (1 - momentum) · student, over parameters, not buffers."""
+    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
