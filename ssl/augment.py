@@ -1,4 +1,4 @@
-"""The two views of a tile that DINO compares: the official augmentation, on uint8 with OpenCV.
+"""The views of a tile that DINO compares: the official augmentation, on uint8 with OpenCV.
 
 The official pipeline (Caron et al. 2021, repository) works with Pillow; the same operations on uint8 arrays by
 OpenCV take a fraction of the time and stay within a grey level (a test compares). Views leave as uint8; the training
@@ -9,7 +9,7 @@ are on, so the views of a run without them stay what they were.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -26,11 +26,11 @@ _SOLARISED = np.where(_LEVELS < 128, _LEVELS, 255 - _LEVELS).astype(np.uint8)
 
 
 @dataclass(frozen=True)
-class TwoViews:
-    """Two random views of a picture; every default but the scale is the official one.
+class Views:
+    """Random views of a picture: by default the two global ones, and every default but the scale is the official one.
 
     `scale` is the share of the picture's area that a view shows: 0.14 to 1, as the official repository advises where
-    there are no local crops. Pairs are (first view, second view).
+    there are no local crops; where there are, 0.4 to 1. `blur_p` and `solarise_p` have one probability for each view.
 
     The choices for cytology:
     `turns`: one of the eight symmetries of the square, each as likely; cells have no up.
@@ -50,9 +50,9 @@ class TwoViews:
     saturation: float = 0.2
     hue: float = 0.1
     grey_p: float = 0.2
-    blur_p: tuple[float, float] = (1.0, 0.1)
+    blur_p: tuple[float, ...] = (1.0, 0.1)
     blur_radius: tuple[float, float] = (0.1, 2.0)
-    solarise_p: tuple[float, float] = (0.0, 0.2)
+    solarise_p: tuple[float, ...] = (0.0, 0.2)
     turns: bool = False
     stain_jitter: float = 0.0
     hsv_jitter: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -60,8 +60,12 @@ class TwoViews:
     nucleus_scale: tuple[float, float] | None = None
 
     def __call__(self, picture: Picture, rng: np.random.Generator) -> NDArray[np.uint8]:
-        """Two views (2, crop_px, crop_px, 3)."""
-        return np.stack([self._view(picture, index, rng) for index in range(2)])
+        """The views, (2, crop_px, crop_px, 3) by default."""
+        return np.stack([self._view(picture, index, rng) for index in range(len(self.blur_p))])
+
+    def local(self, count: int, crop_px: int = 96, scale: tuple[float, float] = (0.05, 0.4)) -> "Views":
+        """`count` views of small parts by the same choices: blurred half of the time, never solarised."""
+        return replace(self, crop_px=crop_px, scale=scale, blur_p=(0.5,) * count, solarise_p=(0.0,) * count)
 
     def _view(self, picture: Picture, index: int, rng: np.random.Generator) -> Picture:
         x, y, w, h = draw_crop(rng, picture.shape[1], picture.shape[0], self.area_share(picture))

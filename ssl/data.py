@@ -1,4 +1,4 @@
-"""Tiles for DINO: the shards of the training slides, each tile once an epoch, two views of each.
+"""Tiles for DINO: the shards of the training slides, each tile once an epoch, two views of each or more.
 
 The order of an epoch is computed, not streamed (`papsmear.ssl.order`).
 
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from papsmear.cohort import Slide, read_slides
 from papsmear.errors import UsageError
-from papsmear.ssl.augment import TwoViews
+from papsmear.ssl.augment import Views
 from papsmear.ssl.order import TileOrder
 from papsmear.ssl.remote import fetch, is_url, local_folder
 from papsmear.ssl.tiles import Shard, Tiles, find_shards
@@ -26,7 +26,10 @@ from papsmear.tiling.shards import read_slide_json, slide_folders
 
 
 class TileData(LightningDataModule):
-    """Batches (B, 2, crop_px, crop_px, 3) uint8 of two views of each tile of the training slides."""
+    """Batches of views of the training slides' tiles: a list with one uint8 tensor for each size of views.
+
+    That is [(B, 2, crop_px, crop_px, 3)], and with n local crops (B, n, local_crop_px, local_crop_px, 3) after it.
+    """
 
     def __init__(
         self,
@@ -38,6 +41,9 @@ class TileData(LightningDataModule):
         workers: int = 4,
         crop_px: int = 224,
         crop_scale: tuple[float, float] = (0.14, 1.0),
+        local_crops: int = 0,
+        local_crop_px: int = 96,
+        local_crop_scale: tuple[float, float] = (0.05, 0.4),
         turns: bool = False,
         stain_jitter: float = 0.0,
         hsv_jitter: tuple[float, float, float] = (0.0, 0.0, 0.0),
@@ -55,7 +61,10 @@ class TileData(LightningDataModule):
             batch_size: Tiles a step, over all devices together.
             workers: Loading processes a device.
             crop_px: Side of a view; as the model's input_px.
-            crop_scale: Smallest and largest share of a tile's area that a view shows.
+            crop_scale: Smallest and largest share of a tile's area that a view shows; 0.4 to 1 with local crops.
+            local_crops: Small views of each tile that only the student sees; the official default is 8.
+            local_crop_px: Their side.
+            local_crop_scale: As crop_scale, for them.
             turns: Whether views are turned by multiples of 90° and flipped both ways.
             stain_jitter: Largest change of each stain; 0.05 is light.
             hsv_jitter: Largest change of hue (1 is the whole circle), saturation and value.
@@ -66,7 +75,7 @@ class TileData(LightningDataModule):
         super().__init__()
         self.shards, self.slides, self.fold, self.cache = shards, Path(slides), fold, cache
         self.batch_size, self.workers, self.seed = batch_size, workers, seed
-        self.views = TwoViews(
+        self.views = Views(
             crop_px=crop_px,
             scale=crop_scale,
             turns=turns,
@@ -75,6 +84,7 @@ class TileData(LightningDataModule):
             sharpen_p=sharpen_p,
             nucleus_scale=nucleus_scale,
         )
+        self.local_views = [self.views.local(local_crops, local_crop_px, local_crop_scale)] if local_crops else []
         self.train_slides: tuple[str, ...] = ()
         self.mpp: float | None = None
         self._found: list[list[Shard]] = []  # by slide
@@ -142,7 +152,7 @@ class TileData(LightningDataModule):
 
     def tiles(self) -> Tiles:
         """The tiles, by their index."""
-        return Tiles([shard for shards in self._found for shard in shards], self.views, self.seed)
+        return Tiles([shard for shards in self._found for shard in shards], [self.views, *self.local_views], self.seed)
 
     def order(self, rank: int = 0, world: int = 1) -> TileOrder:
         """The order in which one of `world` ranks sees them."""
@@ -178,12 +188,12 @@ def training_slides(slides: Path, fold: int | None) -> list[Slide]:
     return chosen
 
 
-class TimedLoader(DataLoader[Tensor]):
+class TimedLoader(DataLoader[list[Tensor]]):
     """A DataLoader that knows how long it has let others wait."""
 
     waited_seconds = 0.0
 
-    def __iter__(self) -> Iterator[Tensor]:  # type: ignore[override]  # all that is asked of it is to be iterated
+    def __iter__(self) -> Iterator[list[Tensor]]:  # type: ignore[override]  # all that is asked of it is to be iterated
         batches = super().__iter__()
         while True:
             began = time.monotonic()

@@ -1,10 +1,11 @@
 """DINO: a student learns to say of one view of a tile what its own slow average, the teacher, says of another.
 
-Caron et al. 2021 (arXiv 2104.14294), exact to the official repository: two global crops, the head, the loss and
+Caron et al. 2021 (arXiv 2104.14294), exact to the official repository: global and local crops, the head, the loss and
 its centre, the schedules, the freezing of the last layer, gradient clipping of each parameter on its own, weight decay
 on matrices only. The teacher's backbone is what the later stages use; it is exported at the end of each epoch.
 
-Shapes: B images of this rank, 2 views of each, D features, K outputs of the head.
+Shapes: B images of this rank, V views of each (first the 2 global ones, then the local ones), D features, K outputs of
+the head.
 """
 
 import copy
@@ -15,35 +16,23 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
 from papsmear.errors import UsageError
 from papsmear.progress import say
+from papsmear.ssl.branch import Branch
 from papsmear.ssl.card import IMAGENET_MEAN, IMAGENET_STD, EncoderCard, teacher_card
 from papsmear.ssl.data import TileData
 from papsmear.ssl.encoder import export_encoder
 from papsmear.ssl.head import DINOHead
 from papsmear.ssl.loss import DINOLoss, entropy
-from papsmear.ssl.network import create_network, feature_width
+from papsmear.ssl.network import check_takes, create_network, feature_width
 from papsmear.ssl.schedules import Schedules
 from papsmear.ssl.updates import clip_each, decay_groups, move_average
 from papsmear.ssl.watch import Figures, Watch, feature_std, non_finite
 
 EXPORTED = "encoder.safetensors"
-
-
-class Branch(nn.Module):
-    """Backbone and head; student and teacher are one each."""
-
-    def __init__(self, backbone: nn.Module, head: DINOHead) -> None:
-        super().__init__()
-        self.backbone, self.head = backbone, head
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (N, D) and outputs (N, K) of normalised images (N, 3, H, W)."""
-        features = self.backbone(images)
-        return features, self.head(features)
 
 
 class DINO(LightningModule):
@@ -96,10 +85,12 @@ class DINO(LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.told: Any = self.hparams
-        student = create_network(architecture, input_px, **({"drop_path_rate": drop_path} if drop_path else {}))
+        drops = {"drop_path_rate": drop_path} if drop_path else {}
+        student = create_network(architecture, input_px, any_px=True, **drops)
         head = DINOHead(feature_width(student), outputs, norm_last_layer=norm_last_layer)
         self.student = Branch(student, head)
-        self.teacher = Branch(create_network(architecture, input_px), copy.deepcopy(head)).requires_grad_(False)
+        teacher = create_network(architecture, input_px, any_px=True)
+        self.teacher = Branch(teacher, copy.deepcopy(head)).requires_grad_(False)
         self.teacher.load_state_dict(self.student.state_dict())
         self.loss = DINOLoss(outputs, student_temperature, centre_momentum)
         self.register_buffer("mean", 255 * torch.tensor(IMAGENET_MEAN), persistent=False)
@@ -122,6 +113,8 @@ class DINO(LightningModule):
             raise UsageError(
                 f"data.crop_px is {self.data.views.crop_px}, model.input_px is {self.told.input_px}; make them equal"
             )
+        for views in self.data.local_views:
+            check_takes(self.student.backbone, self.told.architecture, views.crop_px)
         say(f"training on {self.data.n_tiles} tiles of {len(self.data.train_slides)} slides")
 
     def configure_optimizers(self) -> Optimizer:
@@ -150,12 +143,13 @@ class DINO(LightningModule):
         """What watches over the run."""
         return [Watch(self.told.outputs)]
 
-    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        """The loss () of a batch (B, 2, H, W, 3) uint8, after which the centre moves."""
-        images = self.normalise(batch.transpose(0, 1).flatten(0, 1))  # (2B, 3, H, W)
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        """The loss () of a batch, uint8 (B, 2, H, W, 3) and (B, V - 2, h, w, 3), after which the centres move."""
+        images = len(batch[0])
+        views = [self.normalise(of_size.transpose(0, 1).flatten(0, 1)) for of_size in batch]  # (2B, 3, H, W), ...
         with torch.no_grad():
-            features, teacher = (x.unflatten(0, (2, -1)) for x in self.teacher(images))  # (2, B, D), (2, B, K)
-        student = self.student(images)[1].unflatten(0, (2, -1))  # (2, B, K)
+            features, teacher = (x.unflatten(0, (2, images)) for x in self.teacher(views[:1]))  # (2, B, D), (2, B, K)
+        student = self.student(views)[1].unflatten(0, (-1, images))  # (V, B, K)
         temperature = self.schedules.temperature(self.current_epoch)
         probabilities = self.loss.teacher_probabilities(teacher, temperature)
         loss: Tensor = self.loss(student, probabilities)

@@ -27,11 +27,11 @@ class DINOLoss(nn.Module):
 
     def teacher_probabilities(self, teacher: Tensor, temperature: float) -> Tensor:
         """Centred and sharpened probabilities (T, B, K) of the teacher's outputs (T, B, K), without gradient."""
-        return ((teacher.detach().float() - self.centre) / temperature).softmax(-1)
+        return ((precise(teacher.detach()) - self.centre) / temperature).softmax(-1)
 
     def forward(self, student: Tensor, probabilities: Tensor) -> Tensor:
         """The loss () of the student's outputs (V, B, K) given the teacher's probabilities (T, B, K)."""
-        log_student = (student.float() / self.student_temperature).log_softmax(-1)
+        log_student = (precise(student) / self.student_temperature).log_softmax(-1)
         # one cross-entropy for each teacher view t and student view v, mean over images b; at full precision, since
         # probabilities of K outputs differ by less than bfloat16 can say
         with torch.autocast(student.device.type, enabled=False):
@@ -42,11 +42,16 @@ class DINOLoss(nn.Module):
     @torch.no_grad()
     def update_centre(self, teacher: Tensor) -> None:
         """Moves the centre towards the mean of the teacher's outputs (T, B, K) over views, images and ranks."""
-        mean = teacher.float().mean(dim=(0, 1))
+        mean = precise(teacher).mean(dim=(0, 1))
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(mean)
             mean /= dist.get_world_size()
         self.centre.lerp_(mean, 1 - self.centre_momentum)
+
+
+def precise(outputs: Tensor) -> Tensor:
+    """The same at single precision, or at double if it has that."""
+    return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
 
 def entropy(probabilities: Tensor) -> Tensor:

@@ -18,8 +18,11 @@ from torch import Tensor, nn
 from papsmear.errors import UsageError
 
 
-def create_network(architecture: str, input_px: int | None = None, **options: Any) -> Any:
+def create_network(architecture: str, input_px: int | None = None, any_px: bool = False, **options: Any) -> Any:
     """A timm network without a classifier, random weights; for `input_px`, where the architecture must know that.
+
+    With `any_px` it takes other sizes too if it can: a ViT then resamples its position embedding, bicubic as the
+    official repository does, and antialiased as that of DINOv2 can.
 
     Raises UsageError for a name that timm does not have, with the nearest ones, and for a size it cannot take.
     """
@@ -29,8 +32,26 @@ def create_network(architecture: str, input_px: int | None = None, **options: An
         patch_px = network.patch_embed.patch_size[0]
         if input_px % patch_px:
             raise UsageError(f"{architecture} cannot take images of {input_px} px; give a multiple of {patch_px}")
+        if any_px and hasattr(network, "dynamic_img_size"):
+            options["dynamic_img_size"] = True
         network = timm.create_model(architecture, num_classes=0, img_size=input_px, **options)
     return network
+
+
+def check_takes(network: Any, architecture: str, side_px: int) -> None:
+    """A UsageError unless the network, made with `any_px`, takes local crops of that side; it is shown one."""
+    weight, training = next(network.parameters()), network.training
+    try:
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            network.eval()(torch.zeros(1, 3, side_px, side_px, dtype=weight.dtype, device=weight.device))
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(
+            f"{architecture} cannot take images of data.local_crop_px {side_px} beside larger ones ({reason}); give "
+            "another size, for a ViT a multiple of its patches, or set data.local_crops to 0"
+        ) from error
+    finally:
+        network.train(training)
 
 
 def check_architecture(architecture: str) -> None:

@@ -1,4 +1,4 @@
-"""`papsmear show-batch`: a picture of the first tiles that a training would see, and of both views of each.
+"""`papsmear show-batch`: a picture of the first tiles that a training would see, and of all views of each.
 
 Looking at what the network sees is the quickest check of tiles and augmentation. It takes the training's own file.
 """
@@ -28,7 +28,7 @@ def show_batch(
     trainer: dict[str, Any] | None = None,
     seed_everything: int | None = None,
 ) -> None:
-    """Writes a sheet of the first tiles of a training and of their two views, as the network sees them.
+    """Writes a sheet of the first tiles of a training and of their views, as the network sees them.
 
     Args:
         data: The tiles and the augmentation, as for `papsmear fit`.
@@ -46,18 +46,19 @@ def show_batch(
     data.setup("fit")
     tiles = data.tiles()
     positions = [position for batch in data.order() for position in batch][:count]
-    rows = [
-        _row(tiles.picture(index), tiles.two_views(epoch, index), tiles.key(index)[1]) for epoch, index in positions
-    ]
+    rows = [_row(tiles.picture(index), tiles.views_of(epoch, index), tiles.key(index)[1]) for epoch, index in positions]
     sheet = np.vstack(rows)
     with whole(out) as part:
         part.write_bytes(cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1].tobytes())
-    say(f"{out}: {len(rows)} tiles with two views of {data.views.crop_px} px each")
+    sizes = " and ".join(f"{len(views.blur_p)} views of {views.crop_px} px" for views in tiles.views)
+    say(f"{out}: {len(rows)} tiles with {sizes} each")
 
 
-def _row(tile: NDArray[np.uint8], views: NDArray[np.uint8], key: str) -> NDArray[np.uint8]:
-    """A tile and its views side by side, each under its caption (H, W, 3)."""
-    pictures = {f"{key}, {tile.shape[1]} px": tile, "view 1": views[0], "view 2": views[1]}
+def _row(tile: NDArray[np.uint8], views: list[NDArray[np.uint8]], key: str) -> NDArray[np.uint8]:
+    """A tile and its views, global and then local ones, side by side, each under its caption (H, W, 3)."""
+    pictures = {f"{key}, {tile.shape[1]} px": tile}
+    for kind, of_size in zip(("view", "local"), views, strict=False):
+        pictures |= {f"{kind} {number}": view for number, view in enumerate(of_size, 1)}
     height = max(picture.shape[0] for picture in pictures.values()) + _LINE + _GAP
     return np.hstack([_captioned(picture, caption, height) for caption, picture in pictures.items()])
 

@@ -1,4 +1,4 @@
-"""Tiles by their number, read out of shards: two views of each, its picture, or its key.
+"""Tiles by their number, read out of shards: the views of each, its picture, or its key.
 
 A shard's index is read when its first tile is wanted, and tiles by their place in the file.
 """
@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from papsmear import seeds
 from papsmear.errors import InputError
-from papsmear.ssl.augment import Picture, TwoViews
+from papsmear.ssl.augment import Picture, Views
 from papsmear.ssl.order import Position
 from papsmear.tiling.shards import END_OF_TAR, TILES_A_SHARD, shard_name
 
@@ -49,21 +49,23 @@ def find_shards(folder: Path, slide_json: dict[str, object]) -> list[Shard]:
     return found
 
 
-class Tiles(Dataset[Tensor]):
+class Tiles(Dataset[list[Tensor]]):
     """Batches by the positions of their tiles."""
 
-    def __init__(self, shards: list[Shard], views: TwoViews, seed: int) -> None:
+    def __init__(self, shards: list[Shard], views: list[Views], seed: int) -> None:
         self.shards, self.views, self.seed = shards, views, seed
         self.ends = np.cumsum([shard.n_tiles for shard in shards])
         self._members: dict[int, NDArray[np.int64]] = {}
 
-    def __getitem__(self, positions: list[Position]) -> Tensor:
-        """Two views of each tile, (B, 2, crop_px, crop_px, 3) uint8."""
-        return torch.from_numpy(np.stack([self.two_views(epoch, index) for epoch, index in positions]))
+    def __getitem__(self, positions: list[Position]) -> list[Tensor]:
+        """The views of each tile by their size, (B, views, crop_px, crop_px, 3) uint8."""
+        of_tiles = [self.views_of(epoch, index) for epoch, index in positions]
+        return [torch.from_numpy(np.stack(of_size)) for of_size in zip(*of_tiles, strict=True)]
 
-    def two_views(self, epoch: int, index: int) -> NDArray[np.uint8]:
-        """The views (2, crop_px, crop_px, 3) that an epoch shows of a tile."""
-        return self.views(self.picture(index), seeds.rng(self.seed, "views", epoch, index))
+    def views_of(self, epoch: int, index: int) -> list[NDArray[np.uint8]]:
+        """The views that an epoch shows of a tile by their size, (views, crop_px, crop_px, 3)."""
+        picture, rng = self.picture(index), seeds.rng(self.seed, "views", epoch, index)
+        return [views(picture, rng) for views in self.views]
 
     def picture(self, index: int) -> Picture:
         """A tile (H, W, 3)."""

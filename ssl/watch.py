@@ -122,7 +122,7 @@ class Watch(Callback):
         self._last = None
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Tensor, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: list[Tensor], batch_idx: int
     ) -> None:
         """Logs, and says what is to be said."""
         now = time.monotonic(), float(getattr(trainer.train_dataloader, "waited_seconds", 0.0))
@@ -132,7 +132,7 @@ class Watch(Callback):
         pl_module.log("train/memory_gib", memory_gib(pl_module.device), prog_bar=True)
         if self._times:
             seconds, waited = (sum(column) for column in zip(*self._times, strict=True))
-            images = len(batch) * len(self._times) * trainer.world_size
+            images = len(batch[0]) * len(self._times) * trainer.world_size
             pl_module.log("train/images_per_second", images / seconds, prog_bar=True)
             pl_module.log("train/data_wait", waited / seconds, prog_bar=True)
             self._advise(trainer, waited / seconds)

@@ -17,7 +17,7 @@ from torchvision.transforms import RandomResizedCrop
 
 from papsmear.errors import UsageError
 from papsmear.ssl import augment
-from papsmear.ssl.augment import TwoViews, draw_crop
+from papsmear.ssl.augment import Views, draw_crop
 from papsmear.ssl.stain import adjust_stains
 
 
@@ -72,8 +72,8 @@ def test_resize_is_pillows_bicubic(picture: NDArray[np.uint8], side: int) -> Non
 
 def test_grey_and_solarise_are_pillows(picture: NDArray[np.uint8]) -> None:
     assert difference(augment.grey(picture), Image.fromarray(picture).convert("L")) < 1
-    plain = TwoViews(160, (1.0, 1.0), jitter_p=0, grey_p=0, blur_p=(0, 0))
-    solarised = TwoViews(160, (1.0, 1.0), jitter_p=0, grey_p=0, blur_p=(0, 0), solarise_p=(1, 1))
+    plain = Views(160, (1.0, 1.0), jitter_p=0, grey_p=0, blur_p=(0, 0))
+    solarised = Views(160, (1.0, 1.0), jitter_p=0, grey_p=0, blur_p=(0, 0), solarise_p=(1, 1))
     a, b = (views(picture, np.random.default_rng(1)) for views in (plain, solarised))
     np.testing.assert_array_equal(b[1], np.asarray(ImageOps.solarize(Image.fromarray(a[1]), 128)))
 
@@ -95,7 +95,7 @@ def test_a_strip_that_no_crop_fits_into_is_cut_in_its_middle() -> None:
 
 
 def test_views_come_as_the_generator_decides(picture: NDArray[np.uint8]) -> None:
-    views = TwoViews(96)
+    views = Views(96)
     first, again, other = (views(picture, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert first.shape == (2, 96, 96, 3)
     assert first.dtype == np.uint8
@@ -106,7 +106,7 @@ def test_views_come_as_the_generator_decides(picture: NDArray[np.uint8]) -> None
 
 def test_the_recipes_probabilities(picture: NDArray[np.uint8]) -> None:
     """Of many views: a fifth are grey; solarising and the rarer blur are the second view's."""
-    views = TwoViews(24)
+    views = Views(24)
     made = [views(picture, np.random.default_rng(seed)) for seed in range(600)]
     grey_share = np.mean([(view[..., 0] == view[..., 2]).all() for pair in made for view in pair])
     assert 0.15 < grey_share < 0.25
@@ -114,9 +114,9 @@ def test_the_recipes_probabilities(picture: NDArray[np.uint8]) -> None:
     assert rough[:, 0].mean() < rough[:, 1].mean()
 
 
-def plain(**changes: Any) -> TwoViews:
+def plain(**changes: Any) -> Views:
     """Views (160 px, of whole pictures) without colour changes, but for what is asked for."""
-    return TwoViews(**{"crop_px": 160, "scale": (1.0, 1.0), "jitter_p": 0, "grey_p": 0, "blur_p": (0, 0), **changes})
+    return Views(**{"crop_px": 160, "scale": (1.0, 1.0), "jitter_p": 0, "grey_p": 0, "blur_p": (0, 0), **changes})
 
 
 def test_jitter_factors_are_drawn_as_the_recipe_says() -> None:
@@ -219,8 +219,8 @@ def test_nuclei_keep_their_size_within_the_range() -> None:
 
 def test_nuclei_smaller_than_in_a_whole_tile_are_refused(picture: NDArray[np.uint8]) -> None:
     with pytest.raises(UsageError, match=r"nucleus_scale 0\.1 to 0\.2: .* nuclei at 0\.69 of their size"):
-        TwoViews(96, nucleus_scale=(0.1, 0.2))(picture, np.random.default_rng(0))
-    assert TwoViews(96, nucleus_scale=(0.1, 1.0)).area_share(picture) == (96**2 / (160 * 120), 1.0)
+        Views(96, nucleus_scale=(0.1, 0.2))(picture, np.random.default_rng(0))
+    assert Views(96, nucleus_scale=(0.1, 1.0)).area_share(picture) == (96**2 / (160 * 120), 1.0)
 
 
 def test_choices_for_cytology_are_drawn_within_their_limits(picture: NDArray[np.uint8]) -> None:

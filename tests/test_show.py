@@ -37,13 +37,31 @@ def test_the_sheet_shows_what_the_first_steps_see(cohort: Path, tmp_path: Path, 
 
     trained = TileData(cohort / "shards", cohort / "slides.csv", batch_size=2, workers=0, crop_px=64, turns=True)
     trained.setup("fit")
-    batches = [batch.numpy() for batch in trained.loader()]
+    batches = [views.numpy() for (views,) in trained.loader()]
     row, left = sheet.shape[0] // 3, 48 + 4
     assert sheet.shape[1] == left + 2 * (64 + 4)
     for number, views in enumerate([*batches[0], batches[1][0]]):
         for view, x in zip(views, (left, left + 68), strict=True):
             np.testing.assert_array_equal(sheet[row * number + 16 : row * number + 80, x : x + 64], view)
     assert (sheet[:16, :48] < 128).any(), "a caption"
+
+
+def test_local_views_stand_beside_the_global_ones(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = {"batch_size": 2, "crop_px": 64, "local_crops": 3, "local_crop_px": 32}
+    words = [f"--data.{key}={value}" for key, value in {"shards": cohort / "shards", **more}.items()]
+    out = tmp_path / "sheet.png"
+    assert main(["show-batch", *words, f"--data.slides={cohort}/slides.csv", f"--out={out}", "--count=2"]) == 0
+    assert "2 tiles with 2 views of 64 px and 3 views of 32 px each" in capsys.readouterr().err
+    sheet = sheet_of(out)
+    trained = TileData(cohort / "shards", cohort / "slides.csv", workers=0, **more)
+    trained.setup("fit")
+    local = next(iter(trained.loader()))[1].numpy()
+    row, left = sheet.shape[0] // 2, 48 + 4 + 2 * (64 + 4)
+    for number, views in enumerate(local):
+        for view, x in zip(views, range(left, left + 3 * 36, 36), strict=True):
+            np.testing.assert_array_equal(sheet[row * number + 16 : row * number + 48, x : x + 32], view)
 
 
 def test_what_cannot_be_shown_is_said(cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,9 +21,9 @@ def picture_of(number: int) -> NDArray[np.uint8]:
     return np.broadcast_to(np.array(colour, np.uint8), (SIDE, SIDE, 3)).copy()
 
 
-def numbers_in(batch: torch.Tensor) -> list[int]:
-    """The numbers of the pictures of a batch (B, 2, SIDE, SIDE, 3)."""
-    red, green = (batch[:, 0, ..., channel].float().mean((1, 2)).div(8).round().int() for channel in (0, 1))
+def numbers_in(batch: list[torch.Tensor]) -> list[int]:
+    """The numbers of the pictures of a batch [(B, 2, SIDE, SIDE, 3)]."""
+    red, green = (batch[0][:, 0, ..., channel].float().mean((1, 2)).div(8).round().int() for channel in (0, 1))
     return (red + 30 * green).tolist()
 
 
@@ -118,10 +118,19 @@ def test_order_does_not_follow_from_the_rows_of_the_list(cohort: Path, tmp_path:
 
 
 def test_views_are_the_same_with_any_number_of_workers(cohort: Path) -> None:
-    batches = [torch.stack(list(tile_data(cohort, workers=workers).loader())) for workers in (0, 2)]
+    batches = [torch.stack([views for (views,) in tile_data(cohort, workers=workers).loader()]) for workers in (0, 2)]
     assert batches[0].shape == (12, 12, 2, SIDE, SIDE, 3)
     assert batches[0].dtype == torch.uint8
     torch.testing.assert_close(batches[0], batches[1], rtol=0, atol=0)
+
+
+def test_local_views_come_beside_the_same_global_ones(cohort: Path) -> None:
+    alone, beside = (next(iter(tile_data(cohort, **more).loader())) for more in ({}, {"local_crops": 3}))
+    assert [views.shape for views in beside] == [(12, 2, SIDE, SIDE, 3), (12, 3, 96, 96, 3)]
+    assert {views.dtype for views in beside} == {torch.uint8}
+    torch.testing.assert_close(beside[0], alone[0], rtol=0, atol=0)
+    local = tile_data(cohort, local_crops=3, local_crop_px=8, local_crop_scale=(0.1, 0.2), turns=True).local_views[0]
+    assert (local.crop_px, local.scale, local.turns, len(local.blur_p)) == (8, (0.1, 0.2), True, 3)
 
 
 @pytest.mark.parametrize(("fold", "wanted"), [(None, "s0 s1 s2 s3 s4"), (0, "s1 s3 s4"), (1, "s0 s2 s4")])

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from papsmear.errors import InputError
-from papsmear.ssl.augment import Picture, TwoViews
+from papsmear.ssl.augment import Picture, Views
 from papsmear.ssl.data import TileData
 from papsmear.ssl.dino import DINO
 from papsmear.ssl.loss import DINOLoss, entropy
@@ -46,7 +46,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory, write_shards: Callable[...,
     return folder
 
 
-class Plain(TwoViews):
+class Plain(Views):
     """In place of the augmentation: the corner of the tile twice, after some waiting."""
 
     seconds = 0.0
@@ -62,7 +62,7 @@ class Slow(Plain):
     seconds = 0.01
 
 
-def make_data(cohort: Path, views: TwoViews | None = None) -> TileData:
+def make_data(cohort: Path, views: Views | None = None) -> TileData:
     data = TileData(cohort / "shards", cohort / "slides.csv", batch_size=BATCH, workers=0, crop_px=PX)
     data.views = views or data.views
     return data
@@ -73,7 +73,7 @@ def train(
     cohort: Path,
     epochs: int,
     *callbacks: Callback,
-    views: TwoViews | None = None,
+    views: Views | None = None,
     signs: Signs = USUAL,
     logger: Any = False,
     go_on: bool = False,
@@ -155,9 +155,9 @@ class Spoil(Callback):
 
     def __init__(self, step: int) -> None:
         self.step = step
-        self.batch = torch.empty(0)
+        self.batch: list[Tensor] = []
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Tensor, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == self.step:
             self.batch = batch
             nn.init.constant_(pl_module.student.head.mlp[0].weight, math.nan)
@@ -170,7 +170,7 @@ def test_a_loss_that_is_no_number_leaves_the_keys_of_its_batch(cohort: Path, tmp
     note = json.loads((tmp_path / "nonfinite-step-13.json").read_text())
     assert (note["step"], note["epoch"], note["batch"], note["loss"]) == (13, 1, 3, "nan")
     assert len(note["tiles"]) == BATCH
-    for tile, views in zip(note["tiles"], spoil.batch, strict=True):
+    for tile, views in zip(note["tiles"], spoil.batch[0], strict=True):
         slide_id = tile["key"].partition("_")[0]
         with tarfile.open(cohort / "shards" / slide_id / tile["shard"]) as tar:
             file = tar.extractfile(f"{tile['key']}.jpg")
