@@ -3,14 +3,16 @@
 Caron et al. 2021 (arXiv 2104.14294), exact to the official repository: global and local crops, the head, the loss and
 its centre, the schedules, the freezing of the last layer, gradient clipping of each parameter on its own, weight decay
 on matrices only. The teacher's backbone is what the later stages use; it is exported at the end of each epoch.
+The hidden patches of iBOT and the KoLeo term, as in DINOv2, can be added; both are off by default.
 
 Shapes: B images of this rank, V views of each (first the 2 global ones, then the local ones), D features, K outputs of
-the head.
+the head, M hidden patches.
 """
 
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,8 +28,10 @@ from papsmear.ssl.card import IMAGENET_MEAN, IMAGENET_STD, EncoderCard, teacher_
 from papsmear.ssl.data import TileData
 from papsmear.ssl.encoder import export_encoder
 from papsmear.ssl.head import DINOHead
+from papsmear.ssl.ibot import Hidden, IBOTLoss, hide_patches
+from papsmear.ssl.koleo import koleo_loss
 from papsmear.ssl.loss import DINOLoss, entropy
-from papsmear.ssl.network import check_takes, create_network, feature_width
+from papsmear.ssl.network import check_takes, create_network, feature_width, has_patch_tokens
 from papsmear.ssl.schedules import Schedules
 from papsmear.ssl.updates import clip_each, decay_groups, move_average
 from papsmear.ssl.watch import Figures, Watch, feature_std, non_finite
@@ -60,6 +64,8 @@ class DINO(LightningModule):
         centre_momentum: float = 0.9,
         frozen_last_layer_epochs: int = 1,
         clip_norm: float = 3.0,
+        ibot_weight: float = 0.0,
+        koleo_weight: float = 0.0,
     ) -> None:
         """Builds student and teacher with the same random weights. A pair is (start, end) of a schedule.
 
@@ -81,18 +87,23 @@ class DINO(LightningModule):
             centre_momentum: Share of the old centre in the new one.
             frozen_last_layer_epochs: Epochs at the start in which the head's last layer is not trained.
             clip_norm: Largest norm of each parameter's gradient.
+            ibot_weight: Of iBOT's loss, for ViTs; DINOv2 has 1.
+            koleo_weight: Of the KoLeo loss; DINOv2 has 0.1.
         """
         super().__init__()
         self.save_hyperparameters()
         self.told: Any = self.hparams
         drops = {"drop_path_rate": drop_path} if drop_path else {}
         student = create_network(architecture, input_px, any_px=True, **drops)
+        if ibot_weight and not has_patch_tokens(student):
+            raise UsageError(f"{architecture} has no class and patch tokens to hide; set model.ibot_weight to 0")
         head = DINOHead(feature_width(student), outputs, norm_last_layer=norm_last_layer)
-        self.student = Branch(student, head)
+        self.student = Branch(student, head, hides_patches=bool(ibot_weight))
         teacher = create_network(architecture, input_px, any_px=True)
-        self.teacher = Branch(teacher, copy.deepcopy(head)).requires_grad_(False)
+        self.teacher = Branch(teacher, copy.deepcopy(head), hides_patches=bool(ibot_weight)).requires_grad_(False)
         self.teacher.load_state_dict(self.student.state_dict())
         self.loss = DINOLoss(outputs, student_temperature, centre_momentum)
+        self.ibot = IBOTLoss(outputs, student_temperature, centre_momentum) if ibot_weight else None
         self.register_buffer("mean", 255 * torch.tensor(IMAGENET_MEAN), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(IMAGENET_STD), persistent=False)
         self.figures = Figures(0, math.nan, math.nan, math.nan)
@@ -115,6 +126,10 @@ class DINO(LightningModule):
             )
         for views in self.data.local_views:
             check_takes(self.student.backbone, self.told.architecture, views.crop_px)
+        if self.told.koleo_weight and self.data.batch_size < 2 * self.trainer.world_size:
+            raise UsageError(
+                f"model.koleo_weight needs two images a device, data.batch_size is {self.data.batch_size}; give more"
+            )
         say(f"training on {self.data.n_tiles} tiles of {len(self.data.train_slides)} slides")
 
     def configure_optimizers(self) -> Optimizer:
@@ -147,19 +162,31 @@ class DINO(LightningModule):
         """The loss () of a batch, uint8 (B, 2, H, W, 3) and (B, V - 2, h, w, 3), after which the centres move."""
         images = len(batch[0])
         views = [self.normalise(of_size.transpose(0, 1).flatten(0, 1)) for of_size in batch]  # (2B, 3, H, W), ...
+        hidden = self.hide(images, batch_idx)
+        index = hidden and hidden.index
         with torch.no_grad():
-            features, teacher = (x.unflatten(0, (2, images)) for x in self.teacher(views[:1]))  # (2, B, D), (2, B, K)
-        student = self.student(views)[1].unflatten(0, (-1, images))  # (V, B, K)
+            features, teacher, truth = self.teacher(views[:1], index)  # (2B, D), (2B, K), (M, K)
+        features, teacher = features.unflatten(0, (2, images)), teacher.unflatten(0, (2, images))
+        seen, student, guess = self.student(views, index, hide=True)  # (VB, D), (VB, K), (M, K)
         temperature = self.schedules.temperature(self.current_epoch)
         probabilities = self.loss.teacher_probabilities(teacher, temperature)
-        loss: Tensor = self.loss(student, probabilities)
-        said, spread = entropy(probabilities), feature_std(features)
+        loss: Tensor = self.loss(student.unflatten(0, (-1, images)), probabilities)
+        said, spread, total, beside = entropy(probabilities), feature_std(features), loss, {}
+        if self.ibot and hidden:
+            beside["train/ibot_loss"] = self.ibot(guess, truth, hidden.divisor, temperature)
+            total = total + self.told.ibot_weight * beside["train/ibot_loss"]
+        if self.told.koleo_weight:
+            beside["train/koleo_loss"] = koleo_loss(seen[:images])
+            total = total + self.told.koleo_weight * beside["train/koleo_loss"]
         # one transfer for all that is looked at in every step
-        self.figures = Figures(self.global_step, *torch.stack([loss.detach(), said, spread]).tolist())
-        if not math.isfinite(self.figures.loss):
-            raise non_finite(self.trainer, self.data, self.figures, batch_idx)
+        *figures, whole = torch.stack([loss.detach(), said, spread, total.detach()]).tolist()
+        self.figures = Figures(self.global_step, *figures)
+        if not math.isfinite(whole):
+            raise non_finite(self.trainer, self.data, replace(self.figures, loss=whole), batch_idx)
         self.loss.update_centre(teacher)
-        figures = {
+        if self.ibot:
+            self.ibot.update_centre(truth)
+        logged = {
             "train/loss": loss,
             "train/kl": loss.detach() - said,  # cross-entropy = entropy + KL divergence, equation 5
             "train/teacher_entropy": said,
@@ -167,8 +194,18 @@ class DINO(LightningModule):
             "train/centre_norm": self.loss.centre.norm(),
             "train/teacher_temperature": temperature,
         }
-        self.log_dict(figures, prog_bar=True)
-        return loss
+        self.log_dict(logged | beside, prog_bar=True)
+        return total
+
+    def hide(self, images: int, batch_idx: int) -> Hidden | None:
+        """The patches of this rank's images that iBOT hides in a step; None without iBOT."""
+        if not self.ibot:
+            return None
+        first = self.trainer.global_rank * images
+        grid = self.student.backbone.patch_embed.grid_size
+        of_rank = range(first, first + images)
+        hidden = hide_patches(grid, of_rank, self.data.batch_size, self.data.seed, self.current_epoch, batch_idx)
+        return hidden.to(self.device)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Network input (N, 3, H, W) of uint8 images (N, H, W, 3)."""

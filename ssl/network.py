@@ -54,6 +54,11 @@ def check_takes(network: Any, architecture: str, side_px: int) -> None:
         network.train(training)
 
 
+def has_patch_tokens(network: Any) -> bool:
+    """Whether it is a vision transformer whose features are a class token beside the tokens of patches."""
+    return getattr(network, "global_pool", "") == "token" and hasattr(network, "num_prefix_tokens")
+
+
 def check_architecture(architecture: str) -> None:
     """A UsageError that proposes the nearest names, unless timm has the architecture."""
     base = architecture.partition(".")[0]

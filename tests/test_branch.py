@@ -18,9 +18,9 @@ def test_each_size_goes_through_the_backbone_once_and_all_through_the_head(archi
     passes: list[tuple[int, ...]] = []
     first.register_forward_hook(lambda module, inputs, output: passes.append(tuple(inputs[0].shape)))
     views = [torch.randn(4, 3, 64, 64), torch.randn(6, 3, 32, 32)]
-    features, outputs = branch(views)
+    features, outputs, patches = branch(views)
     assert passes == [(4, 3, 64, 64), (6, 3, 32, 32)]
-    assert (len(features), outputs.shape) == (10, (10, 9))
+    assert (len(features), outputs.shape, patches.shape) == (10, (10, 9), (0, 9))
     wanted = torch.cat([backbone(size) for size in views])
     torch.testing.assert_close(features, wanted)
     torch.testing.assert_close(outputs, branch.head(wanted))

@@ -126,13 +126,27 @@ def test_the_exported_encoder_is_the_teacher(cohort: Path, tmp_path: Path) -> No
     np.testing.assert_allclose(embed_images(encoder, pictures), wanted.numpy(), rtol=1e-4, atol=1e-5)
 
 
-def test_a_resumed_run_ends_with_the_same_weights(cohort: Path, tmp_path: Path) -> None:
+DINO_ALONE, AS_DINOV2 = {}, {"architecture": "test_vit", "ibot_weight": 1.0, "koleo_weight": 0.1}
+
+
+@pytest.mark.parametrize(("changes", "local_crops"), [(DINO_ALONE, 0), (AS_DINOV2, 2)], ids=["DINO", "as DINOv2"])
+def test_a_resumed_run_ends_with_the_same_weights(
+    cohort: Path, tmp_path: Path, changes: dict[str, Any], local_crops: int
+) -> None:
     every = ModelCheckpoint(tmp_path / "c", filename="{epoch}", save_top_k=-1)
-    whole = make_model()
-    make_trainer(tmp_path / "whole", 3, [every]).fit(whole, datamodule=make_data(cohort))
-    resumed = make_model()
+    data = make_data(cohort, local_crops=local_crops, local_crop_px=16)
+    whole = make_model(**changes)
+    make_trainer(tmp_path / "whole", 3, [every]).fit(whole, datamodule=data)
+    logged = {name for name in whole.trainer.callback_metrics if name.startswith(("train/ibot", "train/koleo"))}
+    assert logged == ({"train/ibot_loss", "train/koleo_loss"} if changes else set())
+    resumed = make_model(**changes)
     make_trainer(tmp_path / "resumed", 3).fit(
-        resumed, datamodule=make_data(cohort), ckpt_path=tmp_path / "c" / "epoch=0.ckpt", weights_only=True
+        resumed, datamodule=data, ckpt_path=tmp_path / "c" / "epoch=0.ckpt", weights_only=True
+    )
+    encoders = [tmp_path / name / "encoder.safetensors" for name in ("whole", "resumed")]
+    assert encoders[0].read_bytes() == encoders[1].read_bytes()
+    assert (
+        load_encoder(str(encoders[0]), "cpu").network.state_dict().keys() == whole.teacher.backbone.state_dict().keys()
     )
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
@@ -174,6 +188,8 @@ def test_what_does_not_fit_together_is_said(cohort: Path, tmp_path: Path) -> Non
         model, data = make_model(architecture=architecture), make_data(cohort, local_crops=2, local_crop_px=px)
         with pytest.raises(UsageError, match=rf"{architecture} cannot take images of data.local_crop_px {px} beside"):
             make_trainer(tmp_path).fit(model, datamodule=data)
+    with pytest.raises(UsageError, match=r"model.koleo_weight needs two images a device, data.batch_size is 1"):
+        make_trainer(tmp_path).fit(make_model(koleo_weight=0.1), datamodule=make_data(cohort, batch_size=1))
     with pytest.raises(UsageError, match=r"not on LightningDataModule; set data.class_path"):
         make_trainer(tmp_path).fit(make_model(), datamodule=LightningDataModule())
     with pytest.raises(UsageError, match=r"the schedules need one"):

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from papsmear.ssl.data import TileData
 from papsmear.ssl.dino import DINO
+from papsmear.ssl.ibot import hide_patches
 from papsmear.training import HARMLESS
 
 pytestmark = pytest.mark.filterwarnings(*(f"ignore:{message}" for message in HARMLESS))
@@ -50,37 +51,71 @@ def fit(model: LightningModule, data: TileData, folder: Path, **options: Any) ->
     Trainer(default_root_dir=folder, devices=1, **{**quiet, **settings, **options}).fit(model, datamodule=data)
 
 
+def tokens_of(student: Any, x: Tensor, hidden: Tensor) -> Tensor:
+    """The ViT's tokens where the patches of `hidden` (N, rows, columns) are the mask token, layer by layer."""
+    vit = student.backbone
+    embedded = vit.patch_embed(x).clone()
+    for place in hidden.nonzero():
+        embedded[tuple(place)] = student.mask_token[0]
+    tokens: Tensor = vit.norm(vit.blocks(vit.norm_pre(vit._pos_embed(embedded))))
+    return tokens
+
+
 def cross_entropy(t: Tensor, s: Tensor, centre: Tensor) -> Tensor:
     """H of algorithm 1, with student_temperature 0.1 and teacher_temperature 0.04."""
     return -(F.softmax((t - centre) / 0.04, -1) * F.log_softmax(s / 0.1, -1)).sum(-1)
 
 
-def plain_loss(model: DINO, batch: list[Tensor], centre: Tensor) -> tuple[Tensor, Tensor]:
-    """Algorithm 1 of the paper: the loss, and the centre after it."""
+def plain_loss(model: DINO, batch: list[Tensor], place: tuple[int, int], centres: list[Tensor]) -> Tensor:
+    """Algorithm 1 of the paper, of iBOT and of KoLeo where they are on; the centres of images and patches move."""
+    student, teacher = model.student, model.teacher
     # (views · B, 3, H, W) for each size, view after view
     x = [((size.double() - MEAN) / STD).permute(1, 0, 4, 2, 3).flatten(0, 1) for size in batch]
     with torch.no_grad():
-        t = model.teacher.head(model.teacher.backbone(x[0])).split(BATCH)
-    s = [view for size in x for view in model.student.head(model.student.backbone(size)).split(BATCH)]
-    terms = [cross_entropy(t[i], s[j], centre).mean() for i in range(len(t)) for j in range(len(s)) if i != j]
-    return sum(terms, torch.zeros(())) / len(terms), 0.9 * centre + 0.1 * torch.cat(t).mean(0)
+        t = teacher.head(teacher.backbone(x[0])).split(BATCH)
+    ibot, koleo = model.hparams["ibot_weight"], model.hparams["koleo_weight"]
+    if ibot:
+        side = PX // 16
+        hidden = torch.zeros(2 * BATCH * side * side, dtype=torch.bool)
+        hidden[hide_patches((side, side), range(BATCH), BATCH, 0, *place).index] = True
+        hidden = hidden.view(2 * BATCH, side, side)
+        seen = tokens_of(student, x[0], hidden)
+        features = [seen[:, 0], *(student.backbone(small) for small in x[1:])]
+    else:
+        features = [student.backbone(size) for size in x]
+    s = [view for of_size in features for view in student.head(of_size).split(BATCH)]
+    terms = [cross_entropy(t[i], s[j], centres[0]).mean() for i in range(len(t)) for j in range(len(s)) if i != j]
+    loss = sum(terms, torch.zeros(())) / len(terms)
+    centres[0] = 0.9 * centres[0] + 0.1 * torch.cat(t).mean(0)
+    if ibot:
+        with torch.no_grad():
+            truth = teacher.head(teacher.backbone.forward_features(x[0])[:, 1:])
+        guess, masks = student.head(seen[:, 1:]), hidden.flatten(1)
+        each = cross_entropy(truth, guess, centres[1])
+        means = [each[n][masks[n]].mean() if masks[n].any() else torch.zeros(()) for n in range(2 * BATCH)]
+        loss = loss + ibot * sum(means, torch.zeros(())) / (2 * BATCH)
+        centres[1] = 0.9 * centres[1] + 0.1 * truth[masks].mean(0)
+    if koleo:
+        unit = F.normalize(features[0][:BATCH], dim=-1)
+        apart = [min((unit[a] - unit[b] + 1e-8).norm() for b in range(BATCH) if b != a) for a in range(BATCH)]
+        loss = loss - koleo * (torch.stack(apart) + 1e-8).log().mean()
+    return loss
 
 
-def plain_training(model: DINO, batches: list[list[list[Tensor]]], optimizer: str) -> Tensor:
-    """The repository's training loop in the simplest words; gives the centre, and leaves the weights in the model."""
+def plain_training(model: DINO, batches: list[list[list[Tensor]]], optimizer: str) -> list[Tensor]:
+    """The repository's training loop in the simplest words; gives the centres, and leaves the weights in the model."""
     steps, warmup, step = sum(map(len, batches)), len(batches[0]), 0
-    centre = torch.zeros(K).double()
+    centres = [torch.zeros(K).double(), torch.zeros(K).double()]
     state: dict[str, list[Tensor]] = {}
     for epoch, of_epoch in enumerate(batches):
-        for batch in of_epoch:
+        for number, batch in enumerate(of_epoch):
             peak = 0.02 * BATCH / 256
             falling = 1e-6 + 0.5 * (peak - 1e-6) * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
             lr = peak * step / (warmup - 1) if step < warmup else falling
             decay = 0.4 + 0.5 * (0.04 - 0.4) * (1 + math.cos(math.pi * step / steps))
             momentum = 1 + 0.5 * (0.9 - 1) * (1 + math.cos(math.pi * step / steps))
             model.student.zero_grad()
-            loss, centre = plain_loss(model, batch, centre)
-            loss.backward()
+            plain_loss(model, batch, (epoch, number), centres).backward()
             with torch.no_grad():
                 for name, p in model.student.named_parameters():
                     if p.grad is None or (epoch < 1 and "last_layer" in name):
@@ -100,22 +135,23 @@ def plain_training(model: DINO, batches: list[list[list[Tensor]]], optimizer: st
                 for ours, theirs in zip(model.teacher.parameters(), model.student.parameters(), strict=True):
                     ours.copy_(momentum * ours + (1 - momentum) * theirs)
             step += 1
-    return centre
+    return centres
 
 
 @pytest.mark.parametrize(
-    ("architecture", "optimizer", "local_crops"),
+    ("architecture", "optimizer", "local_crops", "changes"),
     [
-        ("test_resnet", "adamw", 3),
-        ("test_resnet", "sgd", 0),
-        ("test_vit", "sgd", 3),
+        ("test_resnet", "adamw", 3, {}),
+        ("test_resnet", "sgd", 0, {}),
+        ("test_vit", "adamw", 2, {"ibot_weight": 0.7, "koleo_weight": 0.1}),
+        ("test_vit", "sgd", 3, {}),
     ],
-    ids=["resnet with local crops", "resnet", "vit with local crops"],
+    ids=["resnet with local crops", "resnet", "vit with ibot and koleo", "vit with local crops"],
 )
 def test_training_is_the_papers(
-    cohort: Path, tmp_path: Path, architecture: str, optimizer: str, local_crops: int
+    cohort: Path, tmp_path: Path, architecture: str, optimizer: str, local_crops: int, changes: dict[str, Any]
 ) -> None:
-    options = {"architecture": architecture, "optimizer": optimizer}
+    options = {"architecture": architecture, "optimizer": optimizer, **changes}
     model, start = make_model(**options), make_model(**options).double()
     untrained = {name: value.clone() for name, value in start.student.state_dict().items()}
     data = make_data(cohort, local_crops)
@@ -125,12 +161,15 @@ def test_training_is_the_papers(
     for epoch in range(EPOCHS):
         loader.sampler.set_epoch(epoch)
         batches.append(list(loader))
-    centre = plain_training(start, batches, optimizer)
+    centre, patch_centre = plain_training(start, batches, optimizer)
 
     exact = {"rtol": 1e-8, "atol": 1e-11}
     for name, value in start.state_dict().items():
         if name.startswith(("student", "teacher")):
             torch.testing.assert_close(model.state_dict()[name], value, **exact, msg=name)
     torch.testing.assert_close(model.loss.centre, centre, **exact)
+    if model.ibot:
+        torch.testing.assert_close(model.ibot.centre, patch_centre, **exact)
     moved = [name for name, value in start.student.named_parameters() if not torch.equal(value, untrained[name])]
     assert {"head.mlp.0.bias", "head.last_layer.direction"} <= set(moved)
+    assert ("mask_token" in moved) == bool(model.ibot)
