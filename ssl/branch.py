@@ -50,6 +50,13 @@ class Branch(nn.Module):
         outputs = self.head(wanted)
         return features, outputs[: len(features)], outputs[len(features) :]
 
+    def compile_backbone(self) -> None:
+        """Has the backbone compiled, once for each size of views; the names of all weights stay what they are.
+
+        The head is left as it is: M differs from step to step, and a compiled head would be compiled again each time.
+        """
+        self.backbone.forward_features = torch.compile(self.backbone.forward_features, dynamic=False)
+
     def _mask(self, images: Tensor, patches: Tensor) -> Tensor:
         rows, columns = self.backbone.patch_embed.grid_size
         mask = torch.zeros(len(images) * rows * columns, 1, dtype=torch.bool, device=images.device)

@@ -31,7 +31,7 @@ from papsmear.ssl.head import DINOHead
 from papsmear.ssl.ibot import Hidden, IBOTLoss, hide_patches
 from papsmear.ssl.koleo import koleo_loss
 from papsmear.ssl.loss import DINOLoss, entropy
-from papsmear.ssl.network import check_takes, create_network, feature_width, has_patch_tokens
+from papsmear.ssl.network import check_takes, checkpoint_activations, create_network, feature_width, has_patch_tokens
 from papsmear.ssl.schedules import Schedules
 from papsmear.ssl.updates import clip_each, decay_groups, move_average
 from papsmear.ssl.watch import Figures, Watch, feature_std, non_finite
@@ -66,6 +66,8 @@ class DINO(LightningModule):
         clip_norm: float = 3.0,
         ibot_weight: float = 0.0,
         koleo_weight: float = 0.0,
+        activation_checkpointing: bool = False,
+        compile: bool = False,  # noqa: A002
     ) -> None:
         """Builds student and teacher with the same random weights. A pair is (start, end) of a schedule.
 
@@ -89,6 +91,8 @@ class DINO(LightningModule):
             clip_norm: Largest norm of each parameter's gradient.
             ibot_weight: Of iBOT's loss, for ViTs; DINOv2 has 1.
             koleo_weight: Of the KoLeo loss; DINOv2 has 0.1.
+            activation_checkpointing: Keeps less of the student's forward pass in memory and computes it again.
+            compile: Compiles the backbones with torch.compile.
         """
         super().__init__()
         self.save_hyperparameters()
@@ -102,6 +106,11 @@ class DINO(LightningModule):
         teacher = create_network(architecture, input_px, any_px=True)
         self.teacher = Branch(teacher, copy.deepcopy(head), hides_patches=bool(ibot_weight)).requires_grad_(False)
         self.teacher.load_state_dict(self.student.state_dict())
+        if activation_checkpointing:
+            checkpoint_activations(student, architecture)
+        if compile:
+            self.student.compile_backbone()
+            self.teacher.compile_backbone()
         self.loss = DINOLoss(outputs, student_temperature, centre_momentum)
         self.ibot = IBOTLoss(outputs, student_temperature, centre_momentum) if ibot_weight else None
         self.register_buffer("mean", 255 * torch.tensor(IMAGENET_MEAN), persistent=False)

@@ -59,6 +59,16 @@ def has_patch_tokens(network: Any) -> bool:
     return getattr(network, "global_pool", "") == "token" and hasattr(network, "num_prefix_tokens")
 
 
+def checkpoint_activations(network: Any, architecture: str) -> None:
+    """Has activations computed again in the backward pass (Chen et al. 2016, arXiv 1604.06174), if timm can for it."""
+    try:
+        network.set_grad_checkpointing(True)
+    except (AssertionError, AttributeError) as error:
+        raise UsageError(
+            f"timm cannot checkpoint {architecture}; set model.activation_checkpointing to false"
+        ) from error
+
+
 def check_architecture(architecture: str) -> None:
     """A UsageError that proposes the nearest names, unless timm has the architecture."""
     base = architecture.partition(".")[0]
