@@ -84,7 +84,7 @@ def main() -> None:
 
     ways: dict[str, Callable[[int, int], object]] = {
         "official, Pillow": lambda _, index: official(jpegs[index]),
-        "papsmear": lambda number, index: tiles.two_views(number, index),
+        "papsmear": lambda number, index: tiles.views_of(number, index),
         "the limit: decoding": lambda _, index: simplejpeg.decode_jpeg(jpegs[index]),
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}

@@ -84,7 +84,9 @@ class KnnProbe(Callback):
         encoder = None
         if trainer.is_global_zero:
             # a copy: evaluation mode and batch statistics are no matter of the one that trains
-            encoder = Encoder(copy.deepcopy(pl_module.teacher.backbone), pl_module.card()).to(pl_module.device)
+            network = copy.deepcopy(pl_module.teacher.backbone)
+            vars(network).pop("forward_features", None)  # a compiled one is still the training's
+            encoder = Encoder(network, pl_module.card()).to(pl_module.device)
         f1 = float(trainer.strategy.broadcast(self._f1(encoder) if encoder else 0.0))
         pl_module.log(FIGURE, f1, prog_bar=True, sync_dist=True)
         if f1 > self.best:

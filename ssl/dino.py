@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import Optimizer
 
 from papsmear.errors import UsageError
 from papsmear.progress import say
@@ -33,7 +33,7 @@ from papsmear.ssl.koleo import koleo_loss
 from papsmear.ssl.loss import DINOLoss, entropy
 from papsmear.ssl.network import check_takes, checkpoint_activations, create_network, feature_width, has_patch_tokens
 from papsmear.ssl.schedules import Schedules
-from papsmear.ssl.updates import clip_each, decay_groups, move_average
+from papsmear.ssl.updates import clip_each, make_optimizer, move_average
 from papsmear.ssl.watch import Figures, Watch, feature_std, non_finite
 
 EXPORTED = "encoder.safetensors"
@@ -160,8 +160,8 @@ class DINO(LightningModule):
             teacher_temperature=self.told.teacher_temperature,
             temperature_warmup_epochs=self.told.temperature_warmup_epochs,
         )
-        groups = decay_groups(self.student)
-        return SGD(groups, lr=0.0, momentum=0.9) if self.told.optimizer == "sgd" else AdamW(groups)
+        # with a gradient scaler a fused optimiser would unscale the gradients itself, after they are clipped
+        return make_optimizer(self.student, self.told.optimizer, fused=self.trainer.precision != "16-mixed")
 
     def configure_callbacks(self) -> list[Callback]:
         """What watches over the run."""

@@ -1,10 +1,11 @@
 """How parameters move in a step of DINO: which decay, how gradients are clipped, how the teacher follows."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
 
 
 def decay_groups(module: nn.Module) -> list[dict[str, Any]]:
@@ -14,6 +15,12 @@ def decay_groups(module: nn.Module) -> list[dict[str, Any]]:
         {"params": [parameter for parameter in parameters if parameter.ndim > 1], "decays": True},
         {"params": [parameter for parameter in parameters if parameter.ndim == 1], "decays": False},
     ]
+
+
+def make_optimizer(module: nn.Module, kind: Literal["adamw", "sgd"], fused: bool) -> Optimizer:
+    """AdamW, or SGD with momentum 0.9; `fused` is one pass a step, for gradients that no scaler scaled."""
+    groups = decay_groups(module)
+    return SGD(groups, lr=0.0, momentum=0.9, fused=fused) if kind == "sgd" else AdamW(groups, fused=fused)
 
 
 @torch.no_grad()

@@ -65,9 +65,18 @@ class Every(Callback):
         (self.folder / f"rank{trainer.global_rank}-epoch{trainer.current_epoch}").write_text(repr(figure))
 
 
-def fit(folder: Path, cohort: Path, epochs: int, *callbacks: Callback, go_on: bool = False, **options: Any) -> DINO:
+def fit(
+    folder: Path,
+    cohort: Path,
+    epochs: int,
+    *callbacks: Callback,
+    go_on: bool = False,
+    changes: dict[str, Any] | None = None,
+    **options: Any,
+) -> DINO:
     seed_everything(3, verbose=False)
-    model = DINO("test_vit", PX, outputs=24, drop_path=0.3, warmup_epochs=1, base_lr=0.05)
+    told = {"architecture": "test_vit", "drop_path": 0.3, "warmup_epochs": 1, "base_lr": 0.05, **(changes or {})}
+    model = DINO(input_px=PX, outputs=24, **told)
     last = ModelCheckpoint(folder / "checkpoints", filename="last", enable_version_counter=False)
     folder.mkdir(exist_ok=True)
     trainer = Trainer(
@@ -143,6 +152,17 @@ def test_the_training_does_not_notice(cohort: Path, tmp_path: Path) -> None:
     alone = fit(tmp_path / "alone", cohort, 3).state_dict()
     assert all(torch.equal(value, watched[name]) for name, value in alone.items())
     assert sorted(logged(tmp_path / "watched")) == [2, 3], "every second epoch, and the last"
+
+
+def test_nor_does_a_compiled_training_whose_batch_statistics_an_evaluation_would_move(
+    cohort: Path, tmp_path: Path
+) -> None:
+    resnet = {"architecture": "test_resnet", "drop_path": 0.0}
+    with torch.compiler.set_stance("force_eager"):
+        watched = fit(tmp_path / "watched", cohort, 2, make_probe(cohort), changes={**resnet, "compile": True})
+    alone = fit(tmp_path / "alone", cohort, 2, changes=resnet).state_dict()
+    assert all(torch.equal(value, watched.state_dict()[name]) for name, value in alone.items())
+    assert logged(tmp_path / "watched")[2] == pytest.approx(plain_f1(tmp_path / "watched/encoder.safetensors", cohort))
 
 
 class StopAfter(Callback):
