@@ -1,0 +1,142 @@
+"""Single cells ready to be pasted: at the canvas's µm/px, with their side as label and, where a set has them, masks.
+
+A copy of Herlev whose pictures were all made equally large has lost its scale. There each cell is brought to the
+typical size of its class by the area of its mask, and what the copy added around the picture is cut off.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from papsmear.errors import UsageError
+from papsmear.probes.classes import SETS, CellClass
+from papsmear.probes.datasets import CellSet, masks_of, read_rgb
+from papsmear.probes.poisson import Mask
+from papsmear.tiling.phantom.cutouts import TYPICAL_UM
+
+Pixel = TypeVar("Pixel", np.uint8, np.float32)
+
+SIDES = {"positive": 1, "negative": 0}  # the label of a cell's side; what is on neither is not pasted
+_CELL, _AROUND = ((0, 0, 128), (0, 0, 255)), ((255, 0, 0), (128, 128, 128), (0, 0, 0))  # colours of Herlev's masks
+_FLAT = 12  # grey levels: a row or column that a copy added varies less, by its JPEG only
+
+
+@dataclass(frozen=True)
+class LabelledCell:
+    """A cell's picture (H, W, 3) at the canvas's µm/px, its label (1: positive), and its mask (H, W), `inside`."""
+
+    name: str
+    image: NDArray[np.uint8]
+    label: int
+    inside: Mask | None = None
+
+
+@dataclass(frozen=True)
+class LabelledCells:
+    """The pasteable cells of a set: whether they have masks, and whether their scale had to be told by their class."""
+
+    cells: tuple[LabelledCell, ...]
+    masked: bool
+    scaled_by_class: bool
+
+
+def labelled_cells(cells: CellSet, mpp: float, masked: bool) -> LabelledCells:
+    """The positive and negative cells of a set, brought to `mpp` µm/px; with `masked`, in their masks if it has any.
+
+    Raises UsageError where the µm/px of a cell are not known, and where the set has masks, but not for this cell.
+    """
+    masked = masked and any(cells.masks)
+    lost = _has_lost_its_scale(cells)
+    if not lost:
+        _check_scale(cells)
+    files = masks_of(cells) if masked or lost else (None,) * len(cells.paths)
+    found = []
+    for path, image, number, file, cell_mpp in zip(
+        cells.paths, cells.images, cells.labels, files, cells.mpp or (None,) * len(files), strict=True
+    ):
+        cell_class = cells.classes[number]
+        if cell_class.side not in SIDES:
+            continue
+        inside = None if file is None else _checked_mask(file, image)
+        if lost and inside is not None:
+            scale = _typical_um(cell_class) / mpp / (2 * np.sqrt(inside.sum() / np.pi))
+            image, inside = _without_padding(image, inside)
+        else:
+            scale = (cell_mpp or mpp) / mpp
+        mask = _resized(inside.astype(np.float32), scale) >= 0.5 if inside is not None and masked else None
+        found.append(LabelledCell(path, _resized(image, scale), SIDES[cell_class.side], mask))
+    return LabelledCells(tuple(found), masked, lost)
+
+
+def by_side(cells: Sequence[LabelledCell], label: int) -> list[LabelledCell]:
+    """The cells of one label."""
+    return [cell for cell in cells if cell.label == label]
+
+
+def read_mask(file: Path) -> Mask:
+    """The cell in a mask (H, W) of Herlev's colours: what is nearest to one of them, since JPEG blurs; one piece."""
+    colours = np.array(_CELL + _AROUND, np.float32)
+    apart = (colours**2).sum(1) - 2 * read_rgb(file).astype(np.float32) @ colours.T  # (H, W, colours): less a constant
+    cell = (apart.argmin(-1) < len(_CELL)).astype(np.uint8)
+    count, parts, stats, _ = cv2.connectedComponentsWithStats(cell)
+    largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax()) if count > 1 else 1
+    return np.asarray(parts == largest)
+
+
+def _has_lost_its_scale(cells: CellSet) -> bool:
+    """Whether it is a copy of a public set with µm/px whose pictures were all made equally large."""
+    public = SETS.get(cells.name)
+    return public is not None and public.mpp is not None and not any(cells.mpp)
+
+
+def _check_scale(cells: CellSet) -> None:
+    missing = [path for path, mpp in zip(cells.paths, cells.mpp or (None,) * len(cells.paths), strict=True) if not mpp]
+    if missing:
+        raise UsageError(
+            f"--cells.{cells.name}: the µm/px of {len(missing)} of {len(cells.paths)} images are not known, such as "
+            f"{missing[0]}; give them: '{{path: …, mpp: …}}'"
+        )
+
+
+def _checked_mask(file: Path, image: NDArray[np.uint8]) -> Mask:
+    try:
+        mask = read_mask(file)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UsageError(f"{file}: the mask cannot be read ({' '.join(str(error).split())}); mend it") from error
+    if mask.shape != image.shape[:2] or not mask.any():
+        wrong = f"is {mask.shape[1]}x{mask.shape[0]} px, its picture {image.shape[1]}x{image.shape[0]}"
+        raise UsageError(f"{file}: the mask {wrong if mask.shape != image.shape[:2] else 'marks no cell'}; mend it")
+    return mask
+
+
+@cache
+def _typical_um(cell_class: CellClass) -> float:
+    """Diameter in µm of a disc of a typical cell's area. UsageError for a class of which none is known."""
+    for kind, um in TYPICAL_UM.items():
+        if cell_class.is_called(kind):
+            return um
+    raise UsageError(
+        f"all pictures of {cell_class.name} have one size: their scale is lost; give the set's own archive"
+    )
+
+
+def _without_padding(image: NDArray[np.uint8], inside: Mask) -> tuple[NDArray[np.uint8], Mask]:
+    """Picture and mask without the flat rows and columns at the border."""
+    rows, columns = (np.flatnonzero(np.ptp(image, axis=axis).max(-1) >= _FLAT) for axis in (1, 0))
+    if not len(rows) or not len(columns):
+        return image, inside
+    cut = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    return image[cut], inside[cut]
+
+
+def _resized(picture: NDArray[Pixel], scale: float) -> NDArray[Pixel]:
+    """A picture of `scale` times the size: each pixel the mean of what it covers, or cubic where it grows."""
+    size = tuple(max(1, round(side * scale)) for side in picture.shape[1::-1])
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC))
