@@ -20,12 +20,12 @@ from papsmear.progress import say
 Sources = Mapping[str, SetSource | Path]
 
 
-def check_names(sets: Sources, targets: Sources) -> None:
+def check_names(sets: Sources, targets: Sources, option_of_sets: str = "--sets") -> None:
     """UsageError for a name that leads nowhere, before anything is read."""
     if not sets:
-        options = " or ".join(f"--sets.{name}=DIR" for name, classes in CLASSES.items() if len(classes) > 1)
-        raise UsageError(f"--sets: none given; give {options}")
-    for option, sources in (("--sets", sets), ("--targets", targets)):
+        options = " or ".join(f"{option_of_sets}.{name}=DIR" for name, classes in CLASSES.items() if len(classes) > 1)
+        raise UsageError(f"{option_of_sets}: none given; give {options}")
+    for option, sources in ((option_of_sets, sets), ("--targets", targets)):
         for name, source in sources.items():
             if not re.fullmatch(r"[\w+-]+", name):
                 raise UsageError(f"{option}: a set's name has letters, digits, '_' and '-' only, not {name!r}")

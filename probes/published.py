@@ -55,3 +55,15 @@ TRANSFER = {
         "herlev + sipakmed": dict(zip(_ENCODERS, (17.1, 31.7, 21.2, 63.5), strict=True)),
     },
 }
+
+# C3P, from third parties' notes on the journal version (CBM 2024;169:107809), F1 of positives, cells → tiles.
+C3P_SOURCE = "Stegmüller et al., CBM 2024;169:107809 (secondary)"
+
+# method (None: no pasting) → what is reported of it, over encoders and training sets
+C3P = {
+    None: "0.0 for ImageNet, 18 to 41 for DINO",
+    "paste": "65 to 83",
+    "blend": "worse than paste",
+    "poisson": "10.7 to 43.3 above no pasting",
+}
+C3P_PROBABILITY = "0.5 on negative canvases; 0 and 1 are both worse"
