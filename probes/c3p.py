@@ -22,7 +22,7 @@ from papsmear.probes.ablation import VARIANTS, Fold, ablate
 from papsmear.probes.binary import F1
 from papsmear.probes.c3p_report import Ablation, c3p_json, f1_by_probability, log_c3p, write_c3p_page
 from papsmear.probes.canvases import draw_canvases, of_fold, read_labelled_tiles
-from papsmear.probes.datasets import read_cells
+from papsmear.probes.datasets import CellSet, read_cells
 from papsmear.probes.inputs import check_names, plain_sources
 from papsmear.probes.labelled import by_side, labelled_cells
 from papsmear.probes.probe import name_encoders
@@ -77,6 +77,7 @@ def c3p(
         raise UsageError(f"--canvases={canvases}: give at least 1; the study took about 1000 a class")
     folds, damaged = _folds(shards, slides, tiles, fold, canvases, seed)
     sets = [read_cells(name, source) for name, source in cells.items()]
+    _check_not_tested(sets, folds)
     read = {s.name: labelled_cells(s, folds[0].canvases.mpp, masked) for s in sets}
     pasteable = tuple(cell for found in read.values() for cell in found.cells)
     for label, side in ((1, "positive"), (0, "negative")):
@@ -96,6 +97,17 @@ def c3p(
     }  # fmt: skip
     _write(out, ablation, config)
     return _tell(out, ablation)
+
+
+def _check_not_tested(sets: list[CellSet], folds: list[Fold]) -> None:
+    """UsageError where cells to paste, of one's own slides, are of slides to test on."""
+    tested = {slide_id for fold in folds for slide_id in fold.tested.slide_ids}
+    shared = sorted(tested & {slide_id for cells in sets for slide_id in cells.slides})
+    if shared:
+        raise UsageError(
+            f"--cells: cells of {len(shared)} of the slides to test on: {', '.join(shared)}; give --fold, and only "
+            "cells of the other folds"
+        )
 
 
 def _folds(

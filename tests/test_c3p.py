@@ -207,6 +207,25 @@ def test_an_encoder_that_has_seen_the_tested_slides_is_refused_or_marked(
     wandb.teardown()
 
 
+def test_cells_of_slides_to_test_on_are_refused(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ["file,slide_id,fold,class,label,mpp"]
+    for kind, slide_id, label in (("carcinoma_in_situ", "s1", 1), ("normal_superficiel", "s6", 0)):
+        for number in range(6):
+            rows.append(f"{cohort}/herlev/{kind}/{number}-1-001.BMP,{slide_id},0,{kind},{label},0.2")
+    (tmp_path / "cells.csv").write_text("\n".join(rows) + "\n")
+    cells = f"--cells={{mine: {tmp_path / 'cells.csv'}}}"
+    assert run(cohort, tmp_path / "out", cells, "--fold=0") == 2
+    assert (
+        "--cells: cells of 1 of the slides to test on: s1; give --fold, and only cells of the"
+        in capsys.readouterr().err
+    )
+    assert run(cohort, tmp_path / "out", cells) == 2
+    assert "2 of the slides to test on: s1, s6" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_encoder_that_gives_nan_is_named(cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     network = load_encoder("random:test_vit", "cpu")
     with torch.no_grad():
