@@ -41,5 +41,5 @@ class PastedTiles(Dataset[Batch]):
 
     def loader(self, batch_size: int, workers: int = 0) -> DataLoader[Batch]:
         """Batches in random order, every canvas once an epoch; its sampler's `set_epoch` chooses the epoch."""
-        order = TileOrder(len(self), batch_size, self.seed)
+        order = TileOrder([len(self)], batch_size, self.seed)
         return DataLoader(self, sampler=order, batch_size=None, num_workers=workers, persistent_workers=workers > 0)
