@@ -88,6 +88,7 @@ class TileData(LightningDataModule):
         self.train_slides: tuple[str, ...] = ()
         self.mpp: float | None = None
         self._found: list[list[Shard]] = []  # by slide
+        self._done = {"epoch": 0, "batches": 0}
 
     @property
     def n_tiles(self) -> int:
@@ -133,8 +134,12 @@ class TileData(LightningDataModule):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """What the leak guard asks for; it goes into each checkpoint, as the entry `TileData`."""
-        return {"train_slides": list(self.train_slides), "fold": self.fold, "mpp": self.mpp}
+        """What the leak guard asks for, and where the loader is; each checkpoint has it as the entry `TileData`.
+
+        The loader's own state is here too, since lightning gives that back only where no module counts its steps.
+        """
+        told = {"train_slides": list(self.train_slides), "fold": self.fold, "mpp": self.mpp}
+        return told | self._loader.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuses to go on with other slides than the checkpoint has seen: its list would no longer be true."""
@@ -145,10 +150,14 @@ class TileData(LightningDataModule):
                 f"{self.slides}: the run to go on with was trained on other slides ({'; '.join(told)}); give the list "
                 "as it was, or start in another --trainer.default_root_dir"
             )
+        self._done = {key: state_dict[key] for key in self._done}
 
     def train_dataloader(self) -> "TimedLoader":
-        """The batches of this rank."""
-        return self.loader(self.trainer.global_rank, self.trainer.world_size) if self.trainer else self.loader()
+        """The batches of this rank; a run that goes on within an epoch starts it where it was."""
+        world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else ()
+        self._loader = self.loader(*world)
+        self._loader.load_state_dict(self._done)
+        return self._loader
 
     def tiles(self) -> Tiles:
         """The tiles, by their index."""
@@ -189,12 +198,23 @@ def training_slides(slides: Path, fold: int | None) -> list[Slide]:
 
 
 class TimedLoader(DataLoader[list[Tensor]]):
-    """A DataLoader that knows how long it has let others wait."""
+    """A DataLoader that knows how long it has let others wait, and where a run that was stopped goes on."""
 
+    sampler: TileOrder
     waited_seconds = 0.0
+    given = 0  # batches of this epoch
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch, and how many of its batches the run has had."""
+        return {"epoch": self.sampler.epoch, "batches": self.given}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Starts that epoch after those batches, which are not loaded again."""
+        self.sampler.done = state_dict["epoch"], state_dict["batches"]
 
     def __iter__(self) -> Iterator[list[Tensor]]:  # type: ignore[override]  # all that is asked of it is to be iterated
         batches = super().__iter__()
+        self.given = self.sampler.first
         while True:
             began = time.monotonic()
             try:
@@ -203,6 +223,7 @@ class TimedLoader(DataLoader[list[Tensor]]):
                 return
             finally:
                 self.waited_seconds += time.monotonic() - began
+            self.given += 1
             yield batch
 
 

@@ -11,6 +11,7 @@ the head, M hidden patches.
 
 import copy
 import math
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from torch.optim import Optimizer
 
 from papsmear.errors import UsageError
 from papsmear.progress import say
+from papsmear.seeds import derive
 from papsmear.ssl.branch import Branch
 from papsmear.ssl.card import IMAGENET_MEAN, IMAGENET_STD, EncoderCard, teacher_card
 from papsmear.ssl.data import TileData
@@ -116,6 +118,7 @@ class DINO(LightningModule):
         self.register_buffer("mean", 255 * torch.tensor(IMAGENET_MEAN), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(IMAGENET_STD), persistent=False)
         self.figures = Figures(0, math.nan, math.nan, math.nan)
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
     @property
     def data(self) -> TileData:
@@ -169,6 +172,8 @@ class DINO(LightningModule):
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         """The loss () of a batch, uint8 (B, 2, H, W, 3) and (B, V - 2, h, w, 3), after which the centres move."""
+        # what the student drops depends on the seed and the position only, so that a run that goes on drops the same
+        torch.manual_seed(derive(self.seed, "step", self.current_epoch, batch_idx, self.global_rank))
         images = len(batch[0])
         views = [self.normalise(of_size.transpose(0, 1).flatten(0, 1)) for of_size in batch]  # (2B, 3, H, W), ...
         hidden = self.hide(images, batch_idx)

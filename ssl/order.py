@@ -32,14 +32,21 @@ class TileOrder(DistributedSampler[list[Position]]):
     def __init__(self, of_slides: Sequence[int], batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
         self.of_slides, self.batch_size, self.rank, self.world = of_slides, batch_size, rank, world
         self.seed, self.epoch = seed, 0
+        self.done = (0, 0)  # an epoch that is gone on with, and how many of its batches were seen before
 
     def __len__(self) -> int:
         return sum(self.of_slides) // self.batch_size
 
     def __iter__(self) -> Iterator[list[Position]]:
         order = epoch_order(self.of_slides, self.seed, self.epoch)
-        for number in range(len(self)):
+        for number in range(self.first, len(self)):
             yield [(self.epoch, int(index)) for index in self._part(order, number)]
+
+    @property
+    def first(self) -> int:
+        """The epoch's first batch that is still to be seen."""
+        epoch, batches = self.done
+        return batches if epoch == self.epoch else 0
 
     def batch(self, epoch: int, number: int) -> list[int]:
         """The tiles of this rank's `number`-th batch of an epoch."""

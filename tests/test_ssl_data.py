@@ -117,6 +117,32 @@ def test_order_does_not_follow_from_the_rows_of_the_list(cohort: Path, tmp_path:
     assert epoch_of(data) == epoch_of(tile_data_unchanged(cohort))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_goes_on_within_an_epoch_without_loading_what_it_has_had(cohort: Path, workers: int) -> None:
+    data = tile_data(cohort, workers=workers)
+    data.views = unchanged
+    before = data.train_dataloader()
+    before.sampler.set_epoch(1)
+    whole = []
+    for batch in before:
+        whole.append(numbers_in(batch))
+        if len(whole) == 5:
+            had = data.state_dict()
+    assert (had["epoch"], had["batches"]) == (1, 5), "not what workers have loaded ahead"
+
+    after = tile_data(cohort)
+    read = []
+    after.views = lambda picture, rng: read.append(picture) or unchanged(picture, rng)
+    after.load_state_dict(had)
+    loader = after.train_dataloader()
+    loader.sampler.set_epoch(1)
+    assert [numbers_in(batch) for batch in loader] == whole[5:]
+    assert (len(read), len(loader)) == (7 * 12, 12)
+    assert after.state_dict() == {**had, "batches": 12}
+    loader.sampler.set_epoch(2)
+    assert len(list(loader)) == 12, "the next epoch is whole"
+
+
 def test_views_are_the_same_with_any_number_of_workers(cohort: Path) -> None:
     batches = [torch.stack([views for (views,) in tile_data(cohort, workers=workers).loader()]) for workers in (0, 2)]
     assert batches[0].shape == (12, 12, 2, SIDE, SIDE, 3)

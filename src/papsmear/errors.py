@@ -3,8 +3,9 @@
     PapsmearError
     ├── UsageError   what was asked for cannot be run as asked: an option, a configuration, a slides.csv,
     │                things that do not fit together. Nothing was begun. Exit status 2.
-    └── InputError   an input or the machine failed on the way: a slide that cannot be read, a shard cut
-                     short, a full disk. What was finished is kept. Exit status 1.
+    ├── InputError   an input or the machine failed on the way: a slide that cannot be read, a shard cut
+    │                short, a full disk. What was finished is kept. Exit status 1.
+    └── StoppedError      a training was told to stop, and goes on when it is started again. Exit status 75.
 
 A message is one line that names the file, the value and the remedy; `main()` prints it without a traceback.
 Anything else that escapes a command is a bug of ours and keeps its traceback.
@@ -29,6 +30,12 @@ class InputError(PapsmearError):
     """An input or the machine failed while working; what was finished is kept."""
 
     exit_status = 1
+
+
+class StoppedError(PapsmearError):
+    """A signal stopped the work, which goes on when it is started again: EX_TEMPFAIL of sysexits.h."""
+
+    exit_status = 75
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

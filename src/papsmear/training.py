@@ -3,7 +3,7 @@
 A run is a folder, `trainer.default_root_dir`:
 
     config.yaml            what it was started with
-    checkpoints/last.ckpt  where `fit` goes on when the same command is started again
+    checkpoints/last.ckpt  where `fit` goes on when the same command is started again (papsmear.resume)
     checkpoints/best.ckpt  what `validate`, `test` and `predict` take, for modules with a `monitor`
     logs/version_N/metrics.csv   every figure that `fit` logged; one version a start
     wandb/                 the W&B runs of `fit` and `test`, offline without a login; online, a fit that was killed
@@ -33,6 +33,7 @@ from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from papsmear.errors import PapsmearError, UsageError, causes
 from papsmear.files import disk_full, whole, write_text
 from papsmear.progress import console, say
+from papsmear.resume import LAST, Resume, signals_kept
 from papsmear.tracking import start_run, wandb_mode
 
 # What may differ between a run's first start and the next: it does not change what is learnt.
@@ -64,12 +65,13 @@ def train(words: Sequence[str]) -> int:
     """Runs one of fit, validate, test, predict with the words that follow it."""
     prepare()
     try:
-        PapsmearCLI(
-            args=list(words),
-            parser_kwargs={"parser_mode": "omegaconf", "prog": "lightning"},
-            save_config_callback=SaveRunConfig,
-            load_from_checkpoint_support=False,
-        )
+        with signals_kept():
+            PapsmearCLI(
+                args=list(words),
+                parser_kwargs={"parser_mode": "omegaconf", "prog": "lightning"},
+                save_config_callback=SaveRunConfig,
+                load_from_checkpoint_support=False,
+            )
     except PapsmearError as error:
         # A DataLoader hands over its worker's error with the worker's traceback as the message.
         raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2]) from error
@@ -117,6 +119,8 @@ class PapsmearCLI(LightningCLI):
         callbacks = list(settings["callbacks"] or [])
         if training and not any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
             callbacks += _checkpoints(self.run_folder, getattr(self.model, "monitor", None))
+        if training and not any(isinstance(callback, Resume) for callback in callbacks):
+            callbacks.append(Resume())
         if kwargs.get("enable_progress_bar", settings["enable_progress_bar"]):
             callbacks.append(RichProgressBar())
         elif training:
@@ -166,7 +170,7 @@ class PapsmearCLI(LightningCLI):
     def _refuse_other_settings(self) -> None:
         """A run folder goes on only with what it was started with; else two settings would mix in one model."""
         file = self.run_folder / "config.yaml"
-        if not (self.run_folder / "checkpoints" / "last.ckpt").is_file() or not file.is_file():
+        if not (self.run_folder / LAST).is_file() or not file.is_file():
             return
         before = yaml.safe_load(file.read_text(encoding="utf-8"))
         now = yaml.safe_load(self._parser("fit").dump(self.config["fit"], skip_none=False))

@@ -1,0 +1,104 @@
+"""A run that was stopped goes on where it was, within an epoch too, bit for bit as if it had not been stopped.
+
+Nothing random may remember: order, views and dropout depend on the seed and the position only, and the loader, whose
+`state_dict` says how many batches it has given, starts at the next. So `checkpoints/last.ckpt`, which the end of each
+epoch writes, can be written within an epoch: every so often, and at once when SIGUSR1 (SLURM's warning before the time
+limit) or SIGTERM (its preemption) comes. A run whose loader has no `state_dict`, as that of MIL, whose epochs are
+short, goes on from the end of the last epoch.
+"""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from papsmear.errors import StoppedError
+
+SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
+LAST = Path("checkpoints", "last.ckpt")
+
+_told: list[str] = []  # names of the signals that came: they are the process's own, like its handlers
+
+
+@contextmanager
+def signals_kept() -> Iterator[None]:
+    """Puts the signals' handlers back at its end: those that `Resume` set must not outlive the run."""
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _told.clear()
+
+
+class Resume(Callback):
+    """Writes checkpoints within an epoch, and stops the run when it is told to."""
+
+    def __init__(self, minutes: float = 30.0) -> None:
+        """Takes how much may be lost.
+
+        Args:
+            minutes: Between two checkpoints within an epoch: the most that is done again after a crash.
+        """
+        self.minutes = minutes
+        self._saved = 0.0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """From here on a signal ends the run at the next step and not in the midst of one."""
+        _listen()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listens in the place of Lightning, which would talk to the other ranks whatever they are about."""
+        _listen()
+        self._saved = time.monotonic()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Between two epochs, after the checkpoint of the first, it is time to stop too."""
+        self._saved = time.monotonic()
+        _stop_if_told(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves, and stops, where one rank is told to, or the time has come by the clock of the first."""
+        loop = trainer.fit_loop.epoch_loop
+        if loop.batch_progress.is_last_batch or loop._should_accumulate():
+            return  # the end of the epoch saves; what is gathered of a step would be lost
+        due = trainer.is_global_zero and time.monotonic() - self._saved >= 60 * self.minutes
+        if not _any_rank(trainer, due or bool(_told)):
+            return
+        if hasattr(trainer.train_dataloader, "state_dict"):
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / LAST)
+        self._saved = time.monotonic()
+        _stop_if_told(trainer)
+
+
+def _listen() -> None:
+    for number in SIGNALS:
+        signal.signal(number, _note)
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    _told.append(signal.Signals(number).name)
+
+
+def _any_rank(trainer: Trainer, says: bool) -> bool:
+    return bool(trainer.strategy.reduce_boolean_decision(says, all=False))
+
+
+def _stop_if_told(trainer: Trainer) -> None:
+    """Ends all ranks where one was told to; the first says so by its exit status, for srun gives the highest."""
+    if not _any_rank(trainer, bool(_told)):
+        return
+    if not trainer.is_global_zero:
+        raise SystemExit(0)
+    raise StoppedError(
+        f"{trainer.default_root_dir}: stopped by {_told[0] if _told else 'a signal to another process'} at step "
+        f"{trainer.global_step}; start the command again: it goes on from there"
+    )
