@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from papsmear.cohort import Slide, read_slides
 from papsmear.errors import UsageError
+from papsmear.signals import heed_parent_only
 from papsmear.ssl.augment import Views
 from papsmear.ssl.order import TileOrder
 from papsmear.ssl.remote import fetch, is_url, local_folder
@@ -229,3 +230,4 @@ class TimedLoader(DataLoader[list[Tensor]]):
 
 def _start_worker(number: int) -> None:
     cv2.setNumThreads(0)  # workers are the parallelism; OpenCV's own threads would only fight over the cores
+    heed_parent_only()

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import subprocess
+import sys
 import tarfile
 import tempfile
 import zlib
@@ -22,6 +23,9 @@ from hypothesis import settings
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+sys.path.append(str(Path(__file__).parent))  # for the module below, which tests import too
+from slurm_cluster import cluster, two_nodes  # noqa: F401  # fixtures
 
 ROOT = Path(__file__).resolve().parents[1]
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")

@@ -23,7 +23,8 @@ from torch.utils.data import DataLoader
 
 from papsmear import seeds
 from papsmear.errors import StoppedError
-from papsmear.resume import Resume, signals_kept
+from papsmear.resume import Resume
+from papsmear.signals import noted_signals
 from papsmear.training import HARMLESS
 
 pytestmark = pytest.mark.filterwarnings(*(f"ignore:{message}" for message in HARMLESS))
@@ -272,7 +273,7 @@ def test_a_loader_that_cannot_start_within_an_epoch_goes_back_to_the_end_of_the_
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        with signals_kept():
+        with noted_signals():
             trainer.fit(line, DataLoader(torch.ones(12, 2), batch_size=2), ckpt_path=ckpt, weights_only=True)
         return line
 

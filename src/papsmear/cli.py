@@ -9,6 +9,7 @@ import importlib
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -81,9 +82,12 @@ def _usage() -> str:
 
 
 def _train(words: list[str]) -> int:
-    from papsmear.training import train
+    from papsmear.signals import noted_signals
 
-    return train(words)
+    with noted_signals() if words[0] == "fit" else nullcontext():
+        from papsmear.training import train
+
+        return train(words)
 
 
 def _run(name: str, words: list[str]) -> int:

@@ -7,34 +7,16 @@ limit) or SIGTERM (its preemption) comes. A run whose loader has no `state_dict`
 short, goes on from the end of the last epoch.
 """
 
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from papsmear.errors import StoppedError
+from papsmear.signals import listen, told
 
-SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 LAST = Path("checkpoints", "last.ckpt")
-
-_told: list[str] = []  # names of the signals that came: they are the process's own, like its handlers
-
-
-@contextmanager
-def signals_kept() -> Iterator[None]:
-    """Puts the signals' handlers back at its end: those that `Resume` set must not outlive the run."""
-    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        _told.clear()
 
 
 class Resume(Callback):
@@ -49,13 +31,9 @@ class Resume(Callback):
         self.minutes = minutes
         self._saved = 0.0
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """From here on a signal ends the run at the next step and not in the midst of one."""
-        _listen()
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listens in the place of Lightning, which would talk to the other ranks whatever they are about."""
-        _listen()
+        listen()
         self._saved = time.monotonic()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -71,21 +49,12 @@ class Resume(Callback):
         if loop.batch_progress.is_last_batch or loop._should_accumulate():
             return  # the end of the epoch saves; what is gathered of a step would be lost
         due = trainer.is_global_zero and time.monotonic() - self._saved >= 60 * self.minutes
-        if not _any_rank(trainer, due or bool(_told)):
+        if not _any_rank(trainer, due or bool(told)):
             return
         if hasattr(trainer.train_dataloader, "state_dict"):
             trainer.save_checkpoint(Path(trainer.default_root_dir) / LAST)
         self._saved = time.monotonic()
         _stop_if_told(trainer)
-
-
-def _listen() -> None:
-    for number in SIGNALS:
-        signal.signal(number, _note)
-
-
-def _note(number: int, frame: FrameType | None) -> None:
-    _told.append(signal.Signals(number).name)
 
 
 def _any_rank(trainer: Trainer, says: bool) -> bool:
@@ -94,11 +63,11 @@ def _any_rank(trainer: Trainer, says: bool) -> bool:
 
 def _stop_if_told(trainer: Trainer) -> None:
     """Ends all ranks where one was told to; the first says so by its exit status, for srun gives the highest."""
-    if not _any_rank(trainer, bool(_told)):
+    if not _any_rank(trainer, bool(told)):
         return
     if not trainer.is_global_zero:
         raise SystemExit(0)
     raise StoppedError(
-        f"{trainer.default_root_dir}: stopped by {_told[0] if _told else 'a signal to another process'} at step "
+        f"{trainer.default_root_dir}: stopped by {told[0] if told else 'a signal to another process'} at step "
         f"{trainer.global_step}; start the command again: it goes on from there"
     )

@@ -33,7 +33,8 @@ from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from papsmear.errors import PapsmearError, UsageError, causes
 from papsmear.files import disk_full, whole, write_text
 from papsmear.progress import console, say
-from papsmear.resume import LAST, Resume, signals_kept
+from papsmear.resume import LAST, Resume
+from papsmear.signals import deaf_children
 from papsmear.tracking import start_run, wandb_mode
 
 # What may differ between a run's first start and the next: it does not change what is learnt.
@@ -65,13 +66,12 @@ def train(words: Sequence[str]) -> int:
     """Runs one of fit, validate, test, predict with the words that follow it."""
     prepare()
     try:
-        with signals_kept():
-            PapsmearCLI(
-                args=list(words),
-                parser_kwargs={"parser_mode": "omegaconf", "prog": "lightning"},
-                save_config_callback=SaveRunConfig,
-                load_from_checkpoint_support=False,
-            )
+        PapsmearCLI(
+            args=list(words),
+            parser_kwargs={"parser_mode": "omegaconf", "prog": "lightning"},
+            save_config_callback=SaveRunConfig,
+            load_from_checkpoint_support=False,
+        )
     except PapsmearError as error:
         # A DataLoader hands over its worker's error with the worker's traceback as the message.
         raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2]) from error
@@ -221,7 +221,8 @@ class RunLogger(WandbLogger):
         """The run, begun when first asked for, on the first of several processes only."""
         if self._experiment is None:
             folder = Path(self.save_dir or ".")
-            self._experiment = start_run(folder, self.job, folder.name, {}, goes_on=self.job == "fit")
+            with deaf_children():  # W&B's service is to take what a run logs until it has stopped
+                self._experiment = start_run(folder, self.job, folder.name, {}, goes_on=self.job == "fit")
             self._experiment.define_metric("trainer/global_step")
             self._experiment.define_metric("*", step_metric="trainer/global_step", step_sync=True)
         return self._experiment

@@ -1,0 +1,65 @@
+"""SIGUSR1 and SIGTERM, by which SLURM and others say that a process will be ended: noted, and heeded when it suits.
+
+SLURM sends SIGUSR1 as its warning before the time limit (`--signal=USR1@300`), SIGTERM at a preemption. Without torch,
+so that a training can listen from its first moment on.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
+
+told: list[str] = []  # names of the signals that came: they are the process's own, like its handlers
+
+
+@contextmanager
+def noted_signals() -> Iterator[None]:
+    """Notes the signals that come from here on; at its end their handlers are put back."""
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in SIGNALS}
+    listen()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        told.clear()
+
+
+def listen() -> None:
+    """Notes them again where a library has put its own handlers in their place."""
+    for number in SIGNALS:
+        signal.signal(number, _note)
+
+
+@contextmanager
+def deaf_children() -> Iterator[None]:
+    """What is started in it never hears SIGTERM: SLURM's goes to all processes of a job, and some are still needed."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def heed_parent_only() -> None:
+    """SIGTERM ends this process, a loading worker, when its parent sends it, and not when SLURM does.
+
+    A worker that dies of that takes its parent along before the checkpoint is written.
+    """
+    if hasattr(signal, "sigwaitinfo"):  # Linux
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_wait_for_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _wait_for_parent(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    told.append(signal.Signals(number).name)
