@@ -1,5 +1,6 @@
 """W&B without network or prompts: how the mode is decided, and what an offline run leaves on disk."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,13 +79,15 @@ def test_an_offline_run_lies_in_its_folder_and_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("service")
-def test_offline_a_run_that_goes_on_is_another_so_that_both_are_kept(tmp_path: Path) -> None:
+def test_a_run_that_goes_on_has_one_id_and_offline_a_file_a_start(tmp_path: Path) -> None:
     ids = []
-    for _ in range(2):
-        run = start_run(tmp_path, "fit", "a name", {}, goes_on=True)
+    for folder, seconds in (("a", 0), ("a", 1.1), ("b", 0)):  # W&B tells two starts apart by the second
+        time.sleep(seconds)
+        run = start_run(tmp_path / folder, "fit", "a name", {}, goes_on=True)
         ids.append(run.id)
         run.finish(exit_code=1)
-    assert len(set(ids)) == 2
+    assert ids[0] == ids[1] != ids[2]
+    assert len(list((tmp_path / "a" / "wandb").glob(f"offline-run-*/run-{ids[0]}.wandb"))) == 2
 
 
 @pytest.mark.usefixtures("service")

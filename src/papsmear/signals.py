@@ -36,13 +36,13 @@ def listen() -> None:
 
 
 @contextmanager
-def deaf_children() -> Iterator[None]:
-    """What is started in it never hears SIGTERM: SLURM's goes to all processes of a job, and some are still needed."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+def unless_told() -> Iterator[None]:
+    """For what needs W&B's service, which ends at SIGTERM by itself: after a signal its errors count for nothing."""
     try:
         yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    except Exception:
+        if not told:
+            raise
 
 
 def heed_parent_only() -> None:

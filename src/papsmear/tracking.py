@@ -6,11 +6,13 @@ cluster node must do neither, so the mode is decided here, from the environment 
 
 import netrc
 import os
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from papsmear.errors import UsageError
+from papsmear.files import write_text
 from papsmear.progress import say
 
 if TYPE_CHECKING:
@@ -50,8 +52,8 @@ def has_login() -> bool:
 def start_run(folder: Path, job: str, name: str, config: dict[str, Any], goes_on: bool = False) -> "wandb.Run":
     """Starts a W&B run whose files lie in `folder`/wandb; use it in a `with`, or call its `finish()`.
 
-    With `goes_on`, a run in this folder that did not end well is taken up again, online: offline each start is a run of
-    its own, since of two with one id `wandb sync` would keep the later.
+    With `goes_on`, all starts in one folder are one run, by an id that is kept there. Offline each start writes a file
+    of its own, and `wandb sync FOLDER/wandb/offline-run-*` of wandb 0.23 and later puts them together, in order.
 
     Where the server cannot be reached or refuses the login, the run is kept offline, and a line says so: work that
     can be done without W&B is not lost to it. WANDB_PROJECT and WANDB_ENTITY say where the run belongs.
@@ -66,7 +68,8 @@ def start_run(folder: Path, job: str, name: str, config: dict[str, Any], goes_on
             config=config,
             dir=folder,
             mode=mode,
-            resume="auto" if goes_on and mode == "online" else None,
+            id=_kept_id(folder) if goes_on else None,
+            resume="allow" if goes_on else None,
             settings=wandb.Settings(console="off", silent=True, init_timeout=30),
         )
 
@@ -81,3 +84,11 @@ def start_run(folder: Path, job: str, name: str, config: dict[str, Any], goes_on
         say(f"W&B: cannot log online ({reason}); this run is kept offline, `wandb sync` sends it later")
         run = init("offline")
     return run
+
+
+def _kept_id(folder: Path) -> str:
+    """The id of the folder's run, a new one where it has none yet."""
+    file = folder / "wandb" / "run-id.txt"
+    if not file.is_file():
+        write_text(file, secrets.token_hex(4))
+    return file.read_text(encoding="utf-8").strip()

@@ -6,8 +6,7 @@ A run is a folder, `trainer.default_root_dir`:
     checkpoints/last.ckpt  where `fit` goes on when the same command is started again (papsmear.resume)
     checkpoints/best.ckpt  what `validate`, `test` and `predict` take, for modules with a `monitor`
     logs/version_N/metrics.csv   every figure that `fit` logged; one version a start
-    wandb/                 the W&B runs of `fit` and `test`, offline without a login; online, a fit that was killed
-                           goes on as the same one
+    wandb/                 the W&B runs of `fit`, the same one at each start, and of `test`; offline without a login
 
 A module asks for the best checkpoint by a class attribute `monitor = ("val/auc", "max")`.
 """
@@ -23,19 +22,19 @@ from typing import Any
 import torch
 import wandb
 import yaml
-from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger
 
 from papsmear.errors import PapsmearError, UsageError, causes
 from papsmear.files import disk_full, whole, write_text
 from papsmear.progress import console, say
 from papsmear.resume import LAST, Resume
-from papsmear.signals import deaf_children
-from papsmear.tracking import start_run, wandb_mode
+from papsmear.run_logger import RunLogger
+from papsmear.signals import unless_told
+from papsmear.tracking import wandb_mode
 
 # What may differ between a run's first start and the next: it does not change what is learnt.
 FREE_KEYS = ("workers", "cache", "allow_leak")
@@ -133,7 +132,8 @@ class PapsmearCLI(LightningCLI):
             try:
                 super()._run_subcommand(subcommand)
             finally:
-                wandb.finish(exit_code=int(sys.exc_info()[0] is not None))
+                with unless_told():
+                    wandb.finish(exit_code=int(sys.exc_info()[0] is not None))
         except Exception as error:
             code = disk_full(error)
             if code is None or (isinstance(error, OSError) and error.filename):
@@ -206,26 +206,6 @@ class WholeCheckpoints(TorchCheckpointIO):
         """Writes a checkpoint over the one before, or leaves that as it is."""
         with whole(Path(path)) as part, part.open("wb") as file:
             torch.save(checkpoint, file)
-
-
-class RunLogger(WandbLogger):
-    """The W&B run of a training or a test, begun by `start_run` as those of all commands are."""
-
-    def __init__(self, folder: Path, job: str) -> None:
-        super().__init__(save_dir=str(folder))
-        self.job = job
-
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> Any:
-        """The run, begun when first asked for, on the first of several processes only."""
-        if self._experiment is None:
-            folder = Path(self.save_dir or ".")
-            with deaf_children():  # W&B's service is to take what a run logs until it has stopped
-                self._experiment = start_run(folder, self.job, folder.name, {}, goes_on=self.job == "fit")
-            self._experiment.define_metric("trainer/global_step")
-            self._experiment.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-        return self._experiment
 
 
 class EpochLines(Callback):
