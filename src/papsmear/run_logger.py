@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import wandb
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.fabric.utilities import rank_zero_only
 from lightning.pytorch.loggers import WandbLogger
 
-from papsmear.signals import unless_told
+from papsmear.signals import told, unless_told
 from papsmear.tracking import start_run
 
 
@@ -33,3 +34,12 @@ class RunLogger(WandbLogger):
         """Logs by the run's own step: a run that goes on continues the count, and says nothing twice."""
         with unless_told():
             self.experiment.log({**metrics, "trainer/global_step": step}, step=step)
+
+
+def end_run(exit_code: int) -> None:
+    """Ends the run, if there is one; after a signal the service too, which may not be there any more, in silence."""
+    with unless_told():
+        wandb.finish(exit_code=exit_code)
+    if told:
+        with unless_told():
+            wandb.teardown()

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import wandb
 import yaml
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -32,8 +31,7 @@ from papsmear.errors import PapsmearError, UsageError, causes
 from papsmear.files import disk_full, whole, write_text
 from papsmear.progress import console, say
 from papsmear.resume import LAST, Resume
-from papsmear.run_logger import RunLogger
-from papsmear.signals import unless_told
+from papsmear.run_logger import RunLogger, end_run
 from papsmear.tracking import wandb_mode
 
 # What may differ between a run's first start and the next: it does not change what is learnt.
@@ -132,8 +130,7 @@ class PapsmearCLI(LightningCLI):
             try:
                 super()._run_subcommand(subcommand)
             finally:
-                with unless_told():
-                    wandb.finish(exit_code=int(sys.exc_info()[0] is not None))
+                end_run(exit_code=int(sys.exc_info()[0] is not None))
         except Exception as error:
             code = disk_full(error)
             if code is None or (isinstance(error, OSError) and error.filename):
