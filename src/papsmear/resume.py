@@ -5,6 +5,9 @@ Nothing random may remember: order, views and dropout depend on the seed and the
 epoch writes, can be written within an epoch: every so often, and at once when SIGUSR1 (SLURM's warning before the time
 limit) or SIGTERM (its preemption) comes. A run whose loader has no `state_dict`, as that of MIL, whose epochs are
 short, goes on from the end of the last epoch.
+
+On more than two ranks the sum of their gradients depends on their order, and DDP orders them anew after its first step:
+there it is bit for bit with `--trainer.strategy=ddp_find_unused_parameters_true`, which keeps the first order.
 """
 
 import time
