@@ -1,5 +1,6 @@
 """The W&B run of a training, the same one at each start, or of a test; begun by `start_run` as those of all commands are."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.fabric.utilities import rank_zero_only
 from lightning.pytorch.loggers import WandbLogger
 
-from papsmear.signals import told, unless_told
+from papsmear.signals import unless_told
 from papsmear.tracking import start_run
 
 
@@ -37,9 +38,14 @@ class RunLogger(WandbLogger):
 
 
 def end_run(exit_code: int) -> None:
-    """Ends the run, if there is one; after a signal the service too, which may not be there any more, in silence."""
-    with unless_told():
-        wandb.finish(exit_code=exit_code)
-    if told:
+    """Ends the run, if there is one, and after a failure the service too.
+
+    That may be gone, by the same signal, or hold on to the id of a run that it could not begin.
+    """
+    try:
         with unless_told():
-            wandb.teardown()
+            wandb.finish(exit_code=exit_code)
+    finally:
+        if exit_code:
+            with suppress(Exception, SystemExit):
+                wandb.teardown()

@@ -40,7 +40,7 @@ def unless_told() -> Iterator[None]:
     """For what needs W&B's service, which ends at SIGTERM by itself: after a signal its errors count for nothing."""
     try:
         yield
-    except (Exception, SystemExit):
+    except Exception:
         if not told:
             raise
 
