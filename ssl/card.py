@@ -10,6 +10,7 @@ from typing import Any
 
 from papsmear.errors import UsageError
 
+EXPORTED = "encoder.safetensors"  # the teacher, in a run's folder
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 

@@ -13,7 +13,7 @@ import copy
 import math
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from papsmear.errors import UsageError
 from papsmear.progress import say
 from papsmear.seeds import derive
 from papsmear.ssl.branch import Branch
-from papsmear.ssl.card import IMAGENET_MEAN, IMAGENET_STD, EncoderCard, teacher_card
+from papsmear.ssl.card import EXPORTED, IMAGENET_MEAN, IMAGENET_STD, EncoderCard, teacher_card
 from papsmear.ssl.data import TileData
 from papsmear.ssl.encoder import export_encoder
 from papsmear.ssl.head import DINOHead
@@ -37,8 +37,6 @@ from papsmear.ssl.network import check_takes, checkpoint_activations, create_net
 from papsmear.ssl.schedules import Schedules
 from papsmear.ssl.updates import clip_each, make_optimizer, move_average
 from papsmear.ssl.watch import Figures, Watch, feature_std, non_finite
-
-EXPORTED = "encoder.safetensors"
 
 
 class DINO(LightningModule):
@@ -156,12 +154,7 @@ class DINO(LightningModule):
             steps=int(steps),
             steps_per_epoch=math.ceil(self.trainer.num_training_batches / accumulated),
             peak_lr=self.told.base_lr * self.data.batch_size * accumulated / 256,
-            min_lr=self.told.min_lr,
-            warmup_epochs=self.told.warmup_epochs,
-            weight_decay=self.told.weight_decay,
-            ema_momentum=self.told.ema_momentum,
-            teacher_temperature=self.told.teacher_temperature,
-            temperature_warmup_epochs=self.told.temperature_warmup_epochs,
+            **{field.name: self.told[field.name] for field in fields(Schedules) if field.name in self.told},
         )
         # with a gradient scaler a fused optimiser would unscale the gradients itself, after they are clipped
         return make_optimizer(self.student, self.told.optimizer, fused=self.trainer.precision != "16-mixed")

@@ -1,4 +1,4 @@
-"""The W&B run of a training, the same one at each start, or of a test; begun by `start_run` as those of all commands are."""
+"""The W&B run of a training, the same one at each start, or of a test; begun by `start_run` as all commands do."""
 
 from contextlib import suppress
 from pathlib import Path
