@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from papsmear.probes.classes import CellClass
 from papsmear.probes.fewshot import Shot
@@ -36,7 +37,7 @@ def weighted_f1_bars(scores: Mapping[str, Score]) -> Figure:
     axes.invert_yaxis()
     axes.set_xlim(0, 108)
     axes.set_xlabel("weighted F1, %")
-    _plain(axes)
+    plain(axes)
     return figure
 
 
@@ -56,7 +57,7 @@ def f1_by_k(scores: Mapping[str, Score]) -> Figure:
     axes.minorticks_off()
     axes.set_xlabel("k")
     axes.set_ylabel("weighted F1, %")
-    _plain(axes)
+    plain(axes)
     return figure
 
 
@@ -81,7 +82,7 @@ def few_shot_curves(shots: Mapping[str, list[Shot]]) -> Figure:
         axes.set_xticks(list(ticks), list(ticks.values()))
         axes.minorticks_off()
         axes.set_xlabel(f"{title} (number of cells)")
-        _plain(axes)
+        plain(axes)
     panels[0].set_ylabel("weighted F1, %")
     panels[1].legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
@@ -89,9 +90,13 @@ def few_shot_curves(shots: Mapping[str, list[Shot]]) -> Figure:
 
 def confusion(score: Score, classes: tuple[CellClass, ...], title: str) -> Figure:
     """Counts over all runs, shaded by the share of the true class (rows)."""
+    return confusion_counts(score.confusion, classes, title)
+
+
+def confusion_counts(counts: NDArray[np.int64], classes: tuple[CellClass, ...], title: str) -> Figure:
+    """Counts (C, C), shaded by the share of the true class (rows)."""
     figure = Figure(figsize=(3.5, 3.6), layout="constrained")
     axes = figure.subplots()
-    counts = score.confusion
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap=SHADES, vmin=0, vmax=1)
     for row, column in np.ndindex(counts.shape):
@@ -110,7 +115,8 @@ def confusion(score: Score, classes: tuple[CellClass, ...], title: str) -> Figur
     return figure
 
 
-def _plain(axes: Axes) -> None:
+def plain(axes: Axes) -> None:
+    """The look of all figures with two axes."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):

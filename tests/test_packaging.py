@@ -22,7 +22,10 @@ ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("tiling", "ssl", "probes", "mil")
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 # Which command a configuration is for; those in configs/ssl and configs/mil are for fit.
-COMMAND_OF = {"tiling": "tile", "crop": "crop", "embed": "embed", "probes": "probe", "c3p": "c3p", "mil": "fit"}
+COMMAND_OF = {
+    "tiling": "tile", "crop": "crop", "embed": "embed", "probes": "probe", "c3p": "c3p",
+    "finetune": "finetune", "mil": "fit",
+}  # fmt: skip
 
 
 def _project() -> dict[str, Any]:

@@ -41,6 +41,7 @@ COMMANDS = {
     "data": Command("papsmear.probes.check:data", "check a set of labelled cells, say what it holds", ("name", "path")),
     "probe": Command("papsmear.probes.probe:probe", "the probe report of one or several encoders"),
     "c3p": Command("papsmear.probes.c3p:c3p", "public cells pasted on tiles: a linear classifier and its ablation"),
+    "finetune": Command("papsmear.probes.finetune:finetune", "fine-tune an encoder on single cells, as DeepPap does"),
     "crossval": Command("papsmear.mil.crossval:crossval", "train and test MIL heads over all folds: one table of all"),
     "diagnose": Command("papsmear.mil.diagnose:diagnose", "slide files to diagnosis, top tiles, heat map", ("slides",)),
     "doctor": Command("papsmear.doctor:doctor", "what this machine lacks, and how to get it"),
