@@ -67,6 +67,8 @@ def finetune(
     check_folds(out / "folds", made_with)
     for file, reason in cells.damaged.items():
         say(f"{cells.title}: {file} is left out: {reason}")
+    if GROUPED not in parts:
+        say(f"{cells.title}: no folds by source picture: file names do not tell the pictures, or a class has too few")
     abnormal = np.array([c.side == "positive" for c in cells.classes])[cells.labels]  # (N,)
     work = Work(network, cells.images, tuple(nuclei), abnormal, protocol, seed, workers)
     outcomes = {

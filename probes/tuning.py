@@ -57,14 +57,10 @@ class TunedNetwork(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """Logits (B, C) float32 of uint8 patches (B, S, S, 3)."""
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.encoder.mean.device.type == "cuda"):
             features = self.encoder(patches)  # (B, D)
         logits: Tensor = self.head(features)
         return logits
-
-    @property
-    def device(self) -> torch.device:
-        return self.encoder.mean.device
 
     def rates(self, lr: float) -> list[dict[str, object]]:
         """The optimiser's groups: the transferred layers, and the new one."""
@@ -77,8 +73,8 @@ def fit(work: Work, train: Ints, targets: Ints, *place: str | int) -> tuple[Tune
 
     `place` says which of the run's networks this is. Raises InputError where the loss is not finite.
     """
-    plan, losses = work.plan, []
-    with torch.random.fork_rng():
+    plan, losses, device = work.plan, [], work.encoder.mean.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(derive(work.seed, "network", *place))
         network = TunedNetwork(work.encoder, int(targets.max()) + 1)
         optimizer = torch.optim.SGD(network.rates(plan.lr), momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
@@ -86,9 +82,9 @@ def fit(work: Work, train: Ints, targets: Ints, *place: str | int) -> tuple[Tune
         network.train()
         for epoch in range(plan.epochs):
             views = views_to_train(train, work.abnormal, plan, work.seed, *place, epoch)
-            total = torch.zeros((), device=network.device)
+            total = torch.zeros((), device=device)
             for patches, whose in _batches(work, views, f"{place}, epoch {epoch + 1} of {plan.epochs}"):
-                truth = torch.from_numpy(targets[whose]).to(network.device)  # (B,)
+                truth = torch.from_numpy(targets[whose]).to(device)  # (B,)
                 loss = nn.functional.cross_entropy(network(patches), truth)
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
