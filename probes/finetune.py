@@ -23,6 +23,7 @@ from papsmear.probes.finetune_report import Outcome, Tuned, log_to_wandb, print_
 from papsmear.probes.folds import check_folds, checksum, fold_scores
 from papsmear.probes.knn import Ints
 from papsmear.probes.nuclei import Nucleus, read_nuclei
+from papsmear.probes.probe import name_encoders
 from papsmear.probes.results import GROUPED, UNGROUPED
 from papsmear.probes.screening import FoldScores, binary, of_classes
 from papsmear.probes.splits import Part, source_pictures
@@ -74,7 +75,8 @@ def finetune(
     outcomes = {
         splits: _outcome(work, cells.labels, folds, out / "folds", splits, made_with) for splits, folds in parts.items()
     }
-    results = Tuned(network.card, cells, tuple(nuclei), protocol, seed, outcomes)
+    (short,) = name_encoders(encoder)
+    results = Tuned(dataclasses.replace(network.card, name=short), cells, tuple(nuclei), protocol, seed, outcomes)
     config = {
         "encoder": encoder, "set": {name: str(folder)},
         "protocol": json.loads(json.dumps(dataclasses.asdict(protocol))),

@@ -216,4 +216,7 @@ def test_real_cells_are_told_apart(shared_data: Path, tmp_path: Path) -> None:
     found = results(tmp_path / "out")["folds"]["ungrouped"]["binary"]["figures"]
     assert found["AUC"]["mean"] > 0.9
     assert results(tmp_path / "out")["set"]["without_scale"]
+    page = (tmp_path / "out" / "finetune.html").read_text()
+    assert "efficientnet_lite0_imagenet, fine-tuned on 24 Herlev cells" in page
+    assert str(weights.parent) not in page, "a path of the user's machine"
     wandb.teardown()
