@@ -5,10 +5,11 @@ left out and recorded.
 """
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +59,13 @@ class CellSet:
     def counts(self) -> list[int]:
         """The number of images of each class."""
         return [int((self.labels == label).sum()) for label in range(len(self.classes))]
+
+    def subset(self, kept: Sequence[int]) -> "CellSet":
+        """The images of these indices alone."""
+        of_each = ("paths", "images", "masks", "groups", "slides", "folds", "mpp")
+        told = {name: values for name in of_each if (values := getattr(self, name))}
+        chosen: dict[str, Any] = {name: tuple(values[i] for i in kept) for name, values in told.items()}
+        return replace(self, labels=self.labels[np.asarray(kept, int)], **chosen)
 
 
 def masks_of(cells: CellSet) -> tuple[Path, ...]:

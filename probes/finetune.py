@@ -102,17 +102,11 @@ def _only(sets: Mapping[str, Path]) -> tuple[str, Path]:
 def _with_nuclei(cells: CellSet, folder: Path, folds: int) -> tuple[CellSet, list[Nucleus]]:
     """The cells whose mask shows a nucleus; the others are recorded as damaged."""
     neither = [c.name for c in cells.classes if c.side == "neither"]
-    nuclei, problems = read_nuclei(cells, folder)
+    nuclei, problems = read_nuclei(cells)
     if neither:
         raise UsageError(f"{folder}: cells of the class {neither[0]!r} are neither normal nor abnormal; leave them out")
     kept = [i for i, nucleus in enumerate(nuclei) if nucleus]
-    usable = dataclasses.replace(
-        cells,
-        paths=tuple(cells.paths[i] for i in kept),
-        images=tuple(cells.images[i] for i in kept),
-        labels=cells.labels[kept],
-        damaged={**cells.damaged, **problems},
-    )
+    usable = dataclasses.replace(cells.subset(kept), damaged={**cells.damaged, **problems})
     few = [f"{c.name!r} has {n}" for c, n in zip(cells.classes, usable.counts(), strict=True) if n < folds]
     if few:
         raise UsageError(f"{folder}: {', '.join(few)} usable image(s), fewer than --protocol.folds={folds}")

@@ -5,7 +5,6 @@ images are of one size, the set was resized and its scale is lost; a patch is th
 area, cytoplasm and nucleus, in place of 128 native pixels.
 """
 
-import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +17,6 @@ from papsmear.errors import UsageError
 from papsmear.probes.datasets import CellSet, read_rgb
 from papsmear.probes.deeppap import PATCH_PX
 
-_SUFFIXES = (".bmp", ".BMP", ".png", ".jpg", ".jpeg", ".tif")
 _CYTOPLASM, _NUCLEUS = 0, 1
 _COLOURS = np.array([(0, 0, 128), (0, 0, 255), (255, 0, 0), (128, 128, 128), (0, 0, 0)])  # then ground, unknown, none
 
@@ -31,24 +29,25 @@ class Nucleus:
     patch_px: float
 
 
-def read_nuclei(cells: CellSet, folder: Path) -> tuple[list[Nucleus | None], dict[str, str]]:
-    """The nucleus of each cell of the set in `folder`, None where there is none; and why, by the cell's path.
+def read_nuclei(cells: CellSet) -> tuple[list[Nucleus | None], dict[str, str]]:
+    """The nucleus of each cell, None where there is none; and why, by the cell's path.
 
     Raises UsageError where no cell has a mask.
     """
     nuclei: list[Nucleus | None] = []
     problems: dict[str, str] = {}
     relative = without_scale(cells)
-    for path, image in zip(cells.paths, cells.images, strict=True):
+    masks = cells.masks or (None,) * len(cells.paths)
+    for path, image, mask in zip(cells.paths, cells.images, masks, strict=True):
         try:
-            nuclei.append(_nucleus(mask_of(folder, path), image.shape[:2], relative))
+            nuclei.append(_nucleus(mask, image.shape[:2], relative))
         except (ValueError, OSError, SyntaxError) as error:
             nuclei.append(None)
             problems[path] = " ".join(str(error).split())
     if not any(nuclei):
         first, reason = next(iter(problems.items()))
         raise UsageError(
-            f"{folder}: no cell of {cells.title} has a mask that shows its nucleus ({first}: {reason}); "
+            f"{cells.title}: no cell has a mask that shows its nucleus ({first}: {reason}); "
             "patches are cut round the nucleus, so give a set with its masks"
         )
     return nuclei, problems
@@ -57,17 +56,6 @@ def read_nuclei(cells: CellSet, folder: Path) -> tuple[list[Nucleus | None], dic
 def without_scale(cells: CellSet) -> bool:
     """Whether all images have one size: a copy whose cells were resized, in which a pixel has no length."""
     return len({image.shape for image in cells.images}) == 1
-
-
-def mask_of(folder: Path, path: str) -> Path | None:
-    """The mask of the image at `path` within `folder`: `<name>-d` beside it, or in a tree `masks` like `images`."""
-    image = Path(path)
-    homes = [folder / image.parent]
-    if "images" in image.parts:
-        homes.append(folder / re.sub(r"(^|/)images(/|$)", r"\1masks\2", image.parent.as_posix(), count=1))
-    names = [f"{stem}{suffix}" for stem in (f"{image.stem}-d", image.stem) for suffix in (image.suffix, *_SUFFIXES)]
-    candidates = (home / name for home in homes for name in names)
-    return next((file for file in candidates if file != folder / image and file.is_file()), None)
 
 
 def _nucleus(mask: Path | None, shape: tuple[int, ...], relative: bool) -> Nucleus:

@@ -9,8 +9,8 @@ from PIL import Image
 
 from papsmear.errors import UsageError
 from papsmear.probes.classes import HERLEV
-from papsmear.probes.datasets import CellSet, read_rgb
-from papsmear.probes.nuclei import mask_of, read_nuclei, without_scale
+from papsmear.probes.datasets import CellSet, read_cells
+from papsmear.probes.nuclei import read_nuclei, without_scale
 
 GROUND, CYTOPLASM, NUCLEUS, UNKNOWN = (255, 0, 0), (0, 0, 128), (0, 0, 255), (128, 128, 128)
 
@@ -28,7 +28,9 @@ def mask(size: tuple[int, int], nucleus: tuple[int, int], radius: int = 8) -> np
 def cells_in(folder: Path, names: list[str], sizes: list[tuple[int, int]]) -> CellSet:
     images = tuple(np.full((*size, 3), 128, np.uint8) for size in sizes)
     labels = np.arange(len(names)) % 2
-    return CellSet("herlev", HERLEV[:2], tuple(names), images, labels, {})
+    found = [sorted(folder.glob(f"{Path(name).stem}-d.*")) for name in names]
+    masks = tuple(files[0] if files else None for files in found)
+    return CellSet("herlev", HERLEV[:2], tuple(names), images, labels, {}, masks)
 
 
 @pytest.mark.parametrize("suffix", [".bmp", ".jpg"])
@@ -37,7 +39,7 @@ def test_the_centroid_is_that_of_the_nucleus(tmp_path: Path, suffix: str) -> Non
     for name, at in (("a", (40, 44)), ("b", (50, 30))):
         Image.fromarray(mask((80, 90), at)).save(tmp_path / f"{name}-d{suffix}", quality=90)
     sizes = [(80, 90), (80, 90)]
-    nuclei, problems = read_nuclei(cells_in(tmp_path, ["a.BMP", "b.BMP"], sizes), tmp_path)
+    nuclei, problems = read_nuclei(cells_in(tmp_path, ["a.BMP", "b.BMP"], sizes))
     assert not problems
     assert [n.xy_px for n in nuclei if n] == [pytest.approx((40, 44), abs=0.2), pytest.approx((50, 30), abs=0.2)]
 
@@ -48,22 +50,12 @@ def test_a_patch_is_128_native_pixels_or_as_wide_as_the_cell(tmp_path: Path) -> 
         Image.fromarray(mask((80, 90), (40, 44))).save(tmp_path / f"{name}-d.bmp")
     resized = cells_in(tmp_path, names, [(80, 90), (80, 90)])
     assert without_scale(resized)
-    found, _ = read_nuclei(resized, tmp_path)
+    found, _ = read_nuclei(resized)
     assert [n.patch_px for n in found if n] == [pytest.approx(60, abs=1)] * 2, "the diameter of the cell"
     Image.fromarray(mask((82, 90), (40, 44))).save(tmp_path / "b-d.bmp")
     native = cells_in(tmp_path, names, [(80, 90), (82, 90)])
     assert not without_scale(native)
-    assert [n.patch_px for n in read_nuclei(native, tmp_path)[0] if n] == [128, 128]
-
-
-def test_masks_are_found_in_both_layouts(tmp_path: Path) -> None:
-    for file in ("light/x-d.bmp", "set/masks/light/y-d.jpg", "set/masks/light/z.png", "set/images/light/z.png"):
-        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / file).touch()
-    assert mask_of(tmp_path, "light/x.BMP") == tmp_path / "light/x-d.bmp"
-    assert mask_of(tmp_path, "set/images/light/y.jpg") == tmp_path / "set/masks/light/y-d.jpg"
-    assert mask_of(tmp_path, "set/images/light/z.png") == tmp_path / "set/masks/light/z.png"
-    assert mask_of(tmp_path, "light/other.BMP") is None, "and no image is its own mask"
+    assert [n.patch_px for n in read_nuclei(native)[0] if n] == [128, 128]
 
 
 def test_a_cell_whose_mask_shows_nothing_is_named(tmp_path: Path) -> None:
@@ -72,7 +64,7 @@ def test_a_cell_whose_mask_shows_nothing_is_named(tmp_path: Path) -> None:
     Image.fromarray(mask((80, 80), (40, 44))).save(tmp_path / "c-d.bmp")
     (tmp_path / "d-d.bmp").write_bytes(b"no picture")
     cells = cells_in(tmp_path, [f"{name}.BMP" for name in "abcde"], [(80, 90)] * 5)
-    nuclei, problems = read_nuclei(cells, tmp_path)
+    nuclei, problems = read_nuclei(cells)
     assert [n is not None for n in nuclei] == [True, False, False, False, False]
     assert problems.pop("d.BMP").startswith("cannot identify")
     assert problems == {
@@ -83,18 +75,16 @@ def test_a_cell_whose_mask_shows_nothing_is_named(tmp_path: Path) -> None:
 
 
 def test_a_set_without_masks_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no cell of Herlev has a mask that shows its nucleus \(a.BMP: no mask\)"):
-        read_nuclei(cells_in(tmp_path, ["a.BMP"], [(80, 90)]), tmp_path)
+    with pytest.raises(UsageError, match=r"Herlev: no cell has a mask that shows its nucleus \(a.BMP: no mask\)"):
+        read_nuclei(cells_in(tmp_path, ["a.BMP"], [(80, 90)]))
 
 
 def test_real_cells_have_their_nuclei(shared_data: Path) -> None:
     """Every twentieth cell of the copy of the real set: a dark nucleus inside the image; the scale is lost."""
-    folder = shared_data / "herlev"
-    files = sorted((folder / "images").rglob("*.jpg"))[::20]
-    images = tuple(read_rgb(file) for file in files)
-    paths = tuple(file.relative_to(folder).as_posix() for file in files)
-    cells = CellSet("herlev", HERLEV[:2], paths, images, np.arange(len(files)) % 2, {})
-    nuclei, problems = read_nuclei(cells, folder)
+    every = read_cells("herlev", shared_data / "herlev")
+    cells = every.subset(range(0, len(every.labels), 20))
+    images = cells.images
+    nuclei, problems = read_nuclei(cells)
     assert without_scale(cells)
     assert not problems
     found = [nucleus for nucleus in nuclei if nucleus]
