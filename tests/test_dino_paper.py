@@ -35,8 +35,9 @@ def cohort(tmp_path_factory: pytest.TempPathFactory, write_shards: Callable[...,
 
 def make_data(cohort: Path, local_crops: int) -> TileData:
     return TileData(
-        cohort / "shards", cohort / "slides.csv", None, BATCH, 0, PX, local_crops=local_crops, local_crop_px=32
-    )
+        cohort / "shards", cohort / "slides.csv", batch_size=BATCH, workers=0, crop_px=PX,
+        local_crops=local_crops, local_crop_px=32,
+    )  # fmt: skip
 
 
 def make_model(**changes: Any) -> DINO:

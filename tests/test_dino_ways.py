@@ -50,7 +50,8 @@ def make_model(**changes: Any) -> DINO:
 def fit(model: LightningModule, cohort: Path, folder: Path, batch_size: int = 8, **options: Any) -> list[float]:
     """The loss of each step of a training."""
     losses = Losses()
-    data = TileData(cohort / "shards", cohort / "slides.csv", None, batch_size, 0, PX, local_crops=1, local_crop_px=16)
+    sizes = {"batch_size": batch_size, "crop_px": PX, "local_crops": 1, "local_crop_px": 16}
+    data = TileData(cohort / "shards", cohort / "slides.csv", workers=0, **sizes)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     settings = {"max_epochs": 2, "precision": "64-true", "accelerator": "cpu", "enable_model_summary": False}
     options = {**quiet, **settings, "callbacks": [losses], **options}

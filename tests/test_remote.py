@@ -93,7 +93,7 @@ def batches_of(cohort: Path, shards: str | Path, workers: int = 0, fold: int | N
     data = TileData(shards, cohort / "slides.csv", fold, cohort / "cache", batch_size=6, workers=workers, crop_px=16)
     data.prepare_data()
     data.setup("fit")
-    return torch.stack(list(data.loader()))
+    return torch.stack([views for (views,) in data.loader()])
 
 
 def test_a_url_gives_the_batches_of_the_folder(cohort: Path, server: Server) -> None:

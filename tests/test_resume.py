@@ -55,7 +55,7 @@ class Strike(Callback):
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
         with self.file.open("a") as file:
-            crc = zlib.crc32(batch.numpy().tobytes())
+            crc = zlib.crc32(batch[0].numpy().tobytes())
             file.write(f"{trainer.current_epoch} {batch_idx} {trainer.global_rank} {crc}\\n")
 """
 
