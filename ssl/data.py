@@ -90,6 +90,7 @@ class TileData(LightningDataModule):
         self.mpp: float | None = None
         self._found: list[list[Shard]] = []  # by slide
         self._done = {"epoch": 0, "batches": 0}
+        self._loader: TimedLoader | None = None
 
     @property
     def n_tiles(self) -> int:
@@ -140,7 +141,7 @@ class TileData(LightningDataModule):
         The loader's own state is here too, since lightning gives that back only where no module counts its steps.
         """
         told = {"train_slides": list(self.train_slides), "fold": self.fold, "mpp": self.mpp}
-        return told | self._loader.state_dict()
+        return told | (self._loader.state_dict() if self._loader else self._done)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuses to go on with other slides than the checkpoint has seen: its list would no longer be true."""
