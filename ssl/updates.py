@@ -18,9 +18,12 @@ def decay_groups(module: nn.Module) -> list[dict[str, Any]]:
 
 
 def make_optimizer(module: nn.Module, kind: Literal["adamw", "sgd"], fused: bool) -> Optimizer:
-    """AdamW, or SGD with momentum 0.9; `fused` is one pass a step, for gradients that no scaler scaled."""
+    """AdamW, or SGD with momentum 0.9; a fused AdamW is one pass a step, for gradients that no scaler scaled.
+
+    torch's fused SGD cannot begin with a part of the weights, as it must while the last layer is frozen.
+    """
     groups = decay_groups(module)
-    return SGD(groups, lr=0.0, momentum=0.9, fused=fused) if kind == "sgd" else AdamW(groups, fused=fused)
+    return SGD(groups, lr=0.0, momentum=0.9) if kind == "sgd" else AdamW(groups, fused=fused)
 
 
 @torch.no_grad()
