@@ -186,7 +186,7 @@ def test_a_copy_without_scale_and_without_pictures_says_so(tmp_path: Path) -> No
         (["--encoder=nonsense"], "encoder 'nonsense': no such name"),
         (["--input_px=40"], "--input_px: random:test_vit cannot take 40 px; give a multiple of 16"),
         (["--encoder=random:resnet10t", "--input_px=8"], "--input_px: random:resnet10t cannot take 8 px"),
-        (["no masks"], "no cell of Herlev has a mask that shows its nucleus (carcinoma_in_situ/000-9-000.BMP: no"),
+        (["no masks"], "Herlev: no cell has a mask that shows its nucleus (carcinoma_in_situ/000-9-000.BMP: no"),
         (["abnormal alone"], "Herlev: all cells are abnormal; give both"),
     ],
 )  # fmt: skip

@@ -105,7 +105,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.parametrize("source", ["tree", "sdist"])
 def test_a_wheel_holds_all_that_the_tree_holds_and_no_tests(source: str, wheels: dict[str, Path]) -> None:
     inside = {str(path.relative_to(wheels[source])) for path in wheels[source].rglob("*") if path.is_file()}
-    kinds = (".py", ".html", ".typed")
+    kinds = (".py", ".html", ".json", ".yaml", ".typed")
     source_files = [path for path in (ROOT / "src" / "papsmear").iterdir() if path.suffix in kinds]
     source_files += [path for stage in STAGES for path in (ROOT / stage).rglob("*") if path.suffix in kinds]
     expected = {f"papsmear/{path.relative_to(ROOT)}".replace("papsmear/src/", "") for path in source_files}
