@@ -8,7 +8,7 @@ import pytest
 import wandb
 
 from papsmear.errors import UsageError
-from papsmear.tracking import has_login, start_run, wandb_mode
+from papsmear.tracking import has_login, run_of, start_run, wandb_mode
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +75,8 @@ def test_an_offline_run_lies_in_its_folder_and_ends(tmp_path: Path) -> None:
         assert (run.project, run.name, run.job_type) == ("papsmear", "a name", "probe")
         assert run.config["seed"] == 3
     assert wandb.run is None
-    assert len(list((tmp_path / "out" / "wandb").glob("offline-run-*/run-*.wandb"))) == 1
+    (file,) = (tmp_path / "out" / "wandb").glob("offline-run-*/run-*.wandb")
+    assert run_of(tmp_path / "out") == {"id": file.stem.removeprefix("run-"), "project": "papsmear"}
 
 
 @pytest.mark.usefixtures("service")

@@ -4,8 +4,10 @@ wandb itself asks on the terminal where it finds no login, and waits where it fi
 cluster node must do neither, so the mode is decided here, from the environment and the netrc file alone.
 """
 
+import json
 import netrc
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 Mode = Literal["online", "offline", "shared", "disabled"]
 MODES: tuple[Mode, ...] = get_args(Mode)
+
+LAST_RUN = "last-run.json"  # in a run folder's wandb/: which run it was, to be linked to by what uses its results
 
 
 def wandb_mode() -> Mode:
@@ -83,6 +87,9 @@ def start_run(folder: Path, job: str, name: str, config: dict[str, Any], goes_on
         reason = str(error).splitlines()[0]
         say(f"W&B: cannot log online ({reason}); this run is kept offline, `wandb sync` sends it later")
         run = init("offline")
+    if mode != "disabled":
+        told = {"id": run.id, "entity": run.entity, "project": run.project, "url": run.url}
+        write_text(folder / "wandb" / LAST_RUN, json.dumps({key: value for key, value in told.items() if value}))
     return run
 
 
@@ -92,3 +99,19 @@ def _kept_id(folder: Path) -> str:
     if not file.is_file():
         write_text(file, secrets.token_hex(4))
     return file.read_text(encoding="utf-8").strip()
+
+
+def run_of(folder: Path) -> dict[str, str] | None:
+    """The last W&B run whose files lie in `folder`: its `id`, and `entity`, `project` and `url` where they are known.
+
+    None where there is none. Of a folder without our note only the id is known, from the names that wandb gives.
+    """
+    try:
+        told = json.loads((folder / "wandb" / LAST_RUN).read_text(encoding="utf-8"))
+        if "id" in told:
+            return {key: str(value) for key, value in told.items()}
+    except (OSError, ValueError):
+        pass
+    starts = [re.fullmatch(r"(?:offline-)?run-(\d+_\d+)-(\w+)", file.name) for file in folder.glob("wandb/*run-*")]
+    ids = {match[1]: match[2] for match in starts if match}
+    return {"id": ids[max(ids)]} if ids else None
