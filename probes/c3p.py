@@ -25,7 +25,7 @@ from papsmear.probes.canvases import draw_canvases, of_fold, read_labelled_tiles
 from papsmear.probes.datasets import CellSet, read_cells
 from papsmear.probes.inputs import check_names, plain_sources
 from papsmear.probes.labelled import by_side, labelled_cells
-from papsmear.probes.probe import name_encoders
+from papsmear.probes.names import name_encoders, with_folds
 from papsmear.probes.sheet import sheet
 from papsmear.probes.sources import SetSource
 from papsmear.progress import say
@@ -71,7 +71,7 @@ def c3p(
         cache: Folder to keep features in; OUT/features if not given.
         allow_leak: Go on where an encoder was trained on slides to test on, and mark all figures.
     """
-    named = name_encoders(encoders)
+    named, _ = with_folds(name_encoders(encoders))
     check_names(cells, {}, "--cells")
     if canvases < 1:
         raise UsageError(f"--canvases={canvases}: give at least 1; the study took about 1000 a class")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from papsmear import __version__
 from papsmear.files import whole
 from papsmear.probes.datasets import CellSet
-from papsmear.probes.knn import Floats
+from papsmear.probes.knn import Floats, Ints
 from papsmear.probes.scale import Resize, at_encoder_scale, mpp_of
 from papsmear.progress import track
 from papsmear.ssl.card import EncoderCard
@@ -68,6 +68,16 @@ def _digest(card: EncoderCard, images: Images, *more: Any) -> str:
     made_by = (__version__, card.sha256, card.architecture, card.input_px, card.mean, card.std, *more)
     digest = hashlib.sha256(repr(made_by).encode())
     for image in images:
+        digest.update(repr(image.shape).encode())
+        digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()
+
+
+def set_checksum(cells: CellSet, pictures: Ints | None) -> str:
+    """SHA-256 of the cells that a set has, their classes and their source pictures: what splits and tests depend on."""
+    digest = hashlib.sha256(repr((tuple(c.name for c in cells.classes), cells.labels.tolist())).encode())
+    digest.update(repr(None if pictures is None else pictures.tolist()).encode())
+    for image in cells.images:
         digest.update(repr(image.shape).encode())
         digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()

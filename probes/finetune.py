@@ -22,8 +22,8 @@ from papsmear.probes.deeppap import PROTOCOL, DeepPap, Task, cross_validation
 from papsmear.probes.finetune_report import Outcome, Tuned, log_to_wandb, print_table, results_json, write_page
 from papsmear.probes.folds import check_folds, checksum, fold_scores
 from papsmear.probes.knn import Ints
+from papsmear.probes.names import name_encoders
 from papsmear.probes.nuclei import Nucleus, read_nuclei
-from papsmear.probes.probe import name_encoders
 from papsmear.probes.results import GROUPED, UNGROUPED
 from papsmear.probes.screening import FoldScores, binary, of_classes
 from papsmear.probes.splits import Part, source_pictures

@@ -3,42 +3,44 @@
 Each set is read once, each encoder embeds it once, and all scores come from these features.
 """
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import yaml
-from rich.console import Console
-from rich.table import Table
 
 from papsmear.errors import InputError, UsageError
-from papsmear.files import write_text
+from papsmear.files import whole, write_text
 from papsmear.probes.cache import features_of
 from papsmear.probes.datasets import CellSet
 from papsmear.probes.fewshot import few_shot
 from papsmear.probes.inputs import check_names, duplicate_facts, plain_sources, read_inputs, say_faults
+from papsmear.probes.names import References, name_encoders, with_folds
+from papsmear.probes.pages import figures, write_page
 from papsmear.probes.protocol import check_ks, knn_probe
-from papsmear.probes.report import Results, best_encoder, figures, results_json, write_page
-from papsmear.probes.results import HONEST_KNN, measure
+from papsmear.probes.report import BOOTSTRAP, Results, resampled, results_json
+from papsmear.probes.results import measure
 from papsmear.probes.scale import Resize
-from papsmear.probes.scores import Spread
 from papsmear.probes.sources import SetSource
+from papsmear.probes.terminal import print_table
 from papsmear.probes.transfer import cells_to_test, transfer
 from papsmear.probes.transfer_tables import print_transfer
 from papsmear.probes.wandb_run import log_to_wandb
 from papsmear.progress import say, track
 from papsmear.ssl.card import check_leak
 from papsmear.ssl.encoder import Encoder, load_encoder
-from papsmear.tracking import start_run
+from papsmear.tracking import run_of, start_run
 
 KS = (1, 3, 5, 7, 10, 15, 20, 30)
 
 
 def probe(
     out: Path,
-    encoders: list[str] | dict[str, str] | str,
-    sets: dict[str, SetSource | Path],
+    encoders: References = None,
+    sets: dict[str, SetSource | Path] | None = None,
     targets: dict[str, SetSource | Path] | None = None,
     ks: Sequence[int] = KS,
     runs: int = 4,
@@ -57,7 +59,8 @@ def probe(
     Args:
         out: The folder to write to.
         encoders: One encoder, a list of them, or name: encoder pairs. An encoder is timm:ARCHITECTURE,
-            random:ARCHITECTURE, hf-hub:REPOSITORY or a .safetensors file.
+            random:ARCHITECTURE, hf-hub:REPOSITORY or a .safetensors file. A file with {fold} in its path, or a list
+            under a name, stands for the encoders of several folds: mean ± sd over them stands beside each.
         sets: Folders of the unpacked sets, herlev or sipakmed (--sets.herlev=DIR), and sets of your own: a csv, or
             --sets.mine="{path: DIR, classes: {LSIL: positive, NILM: negative}}".
         targets: Sets of your own that probes fitted on the public ones are tested on, such as cells and tiles of
@@ -72,21 +75,23 @@ def probe(
         allow_leak: Test an encoder on slides that it was trained on too; the figures are marked.
     """
     named = name_encoders(encoders)
-    targets = targets or {}
+    single, folds = with_folds(named)
+    sets, targets = sets or {}, targets or {}
     check_names(sets, targets)
     _check(ks, runs)
     cell_sets, target_sets = read_inputs(sets, targets, resize)
     for cells in cell_sets.values():
         check_ks(ks, cells, seed, runs)
     failed: dict[str, str] = {}
-    loaded = _load(named, device, failed)
+    loaded = _load(single, device, failed)
     leaks = _leaks(loaded, cell_sets, target_sets, allow_leak)
     duplicates = {name: duplicate_facts(cells, runs, seed) for name, cells in cell_sets.items()}
     for name, cells in (cell_sets | target_sets).items():
         say_faults(cells, duplicates.get(name))
     results = Results(
         sets=cell_sets, cards={}, scores={}, failed=failed, runs=runs, seed=seed, protocols={}, few_shot={},
-        duplicates=duplicates, targets=target_sets, leaks=leaks, resize=resize,
+        duplicates=duplicates, targets=target_sets, leaks=leaks, resize=resize, folds=folds,
+        pretraining=_pretraining(single),
     )  # fmt: skip
     _score(loaded, results, ks, cache or out / "features", allow_leak)
     config = {
@@ -98,38 +103,19 @@ def probe(
     write_text(out / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     write_text(out / "results.json", results_json(results))
     write_page(out / "report.html", results, drawn)
+    memory = io.BytesIO()
+    np.save(memory, resampled(results.protocols))
+    with whole(out / BOOTSTRAP) as part:
+        part.write_bytes(memory.getvalue())
     cards = {name: json.loads(json.dumps(asdict(card))) for name, card in results.cards.items()}
-    with start_run(out, "probe", out.name or "probe", {**config, "cards": cards}) as run:
-        log_to_wandb(run, results, drawn, out / "report.html")
-    _print_table(results)
+    told = {**config, "cards": cards, "pretraining": results.pretraining}
+    files = [out / name for name in ("report.html", "results.json", BOOTSTRAP)]
+    with start_run(out, "probe", out.name or "probe", told) as run:
+        log_to_wandb(run, results, drawn, files)
+    print_table(results)
     print_transfer(results.transfer)
     say(f"report: {out / 'report.html'}")
     return _say_failures(results)
-
-
-def name_encoders(encoders: list[str] | dict[str, str] | str) -> dict[str, str]:
-    """Gives each encoder a short name for tables: its own, the file's, or for `encoder.safetensors` its folder's."""
-    if isinstance(encoders, dict):
-        named = dict(encoders)
-    else:
-        listed = [encoders] if isinstance(encoders, str) else encoders
-        names = [_short_name(encoder) for encoder in listed]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise UsageError(
-                f"--encoders: two of them would be called {twice[0]!r}; name them: --encoders '{{first: …, second: …}}'"
-            )
-        named = dict(zip(names, listed, strict=True))
-    if not named:
-        raise UsageError("--encoders: none given; name at least one, such as --encoders random:resnet50")
-    return named
-
-
-def _short_name(encoder: str) -> str:
-    path = Path(encoder)
-    if path.suffix != ".safetensors":
-        return encoder
-    return path.absolute().parent.name if path.stem == "encoder" else path.stem
 
 
 def _check(ks: Sequence[int], runs: int) -> None:
@@ -148,6 +134,15 @@ def _load(named: dict[str, str], device: str | None, failed: dict[str, str]) -> 
         except InputError as error:
             failed[name] = " ".join(str(error).split())
     return loaded
+
+
+def _pretraining(named: dict[str, str]) -> dict[str, dict[str, str]]:
+    """The W&B run of each encoder whose file lies in the run folder of its pretraining."""
+    found = {}
+    for name, reference in named.items():
+        if reference.endswith(".safetensors") and (run := run_of(Path(reference).absolute().parent)):
+            found[name] = run
+    return found
 
 
 def _leaks(
@@ -177,6 +172,7 @@ def _score(encoders: dict[str, Encoder], results: Results, ks: Sequence[int], ca
             results.failed[name] = " ".join(str(error).split())
             continue
         results.cards[name] = encoder.card
+        results.features[name] = features
         for set_name, cells in track(list(sets.items()), f"{name}: probes"):
             of_set = features[set_name]  # (N, D)
             results.scores[set_name][name] = knn_probe(of_set, cells, ks, runs, seed)
@@ -186,35 +182,6 @@ def _score(encoders: dict[str, Encoder], results: Results, ks: Sequence[int], ca
     if not results.cards:
         every_reason = "; ".join(f"{name}: {why}" for name, why in results.failed.items())
         raise InputError(f"no encoder gave features: {every_reason}")
-
-
-def _print_table(results: Results) -> None:
-    """Weighted F1 of each encoder and set, on standard output: by the published protocol, and by the honest one."""
-    table = Table("encoder", title="Weighted F1, % (k-NN, plain votes)", title_justify="left")
-    for name in results.sets:
-        table.add_column(f"{results.sets[name].title}, as published", justify="right")
-        table.add_column("k", justify="right")
-        table.add_column("honest", justify="right")
-    for encoder in results.cards:
-        row = [encoder]
-        for name, found in results.scores.items():
-            score, honest = found[encoder], results.protocols[name][encoder].get(HONEST_KNN)
-            bold = "[bold]" if encoder == best_encoder(found) else ""
-            row += [
-                f"{bold}{_percent(score.weighted_f1)}",
-                str(score.k),
-                _percent(honest.weighted_f1) if honest else "–",
-            ]
-        table.add_row(*row)
-    table.caption = (
-        "as published: random splits, k chosen on the test part; honest: splits by source picture, k chosen inside the "
-        "training part"
-    )
-    Console().print(table)
-
-
-def _percent(spread: Spread) -> str:
-    return f"{100 * spread.mean:.1f} ± {100 * spread.sd:.1f}"
 
 
 def _say_failures(results: Results) -> int:

@@ -1,15 +1,19 @@
-"""The probe's W&B run: the same tables and figures as the page, and the page itself as an artifact."""
+"""The probe's W&B run: the same tables and figures as the page; its files, and the features, as artifacts."""
 
 import io
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
 from papsmear.probes import published
+from papsmear.probes.foldspread import fold_rows
 from papsmear.probes.report import Results
+from papsmear.probes.scores import WEIGHTED
 from papsmear.probes.tables import difference_rows, few_shot_rows, flat, protocol_rows
 from papsmear.probes.transfer_tables import flat_transfer, published_transfer
 
@@ -23,8 +27,8 @@ def _pixels(figure: Figure) -> Image.Image:
     return Image.open(buffer)
 
 
-def log_to_wandb(run: "wandb.Run", results: Results, drawn: Mapping[str, Figure], page: Path) -> None:
-    """Tables, plots, summary figures and the page (as an artifact) into a W&B run."""
+def log_to_wandb(run: "wandb.Run", results: Results, drawn: Mapping[str, Figure], files: Sequence[Path]) -> None:
+    """Tables, plots and summary figures into a W&B run, and two artifacts: the report's `files`, and the features."""
     import wandb
 
     weighted, per_class, theirs = [], [], []
@@ -45,11 +49,42 @@ def log_to_wandb(run: "wandb.Run", results: Results, drawn: Mapping[str, Figure]
         "differences": _wandb_table(difference_rows(results.protocols)),
         "few_shot": _wandb_table(few_shot_rows(results.few_shot)),
         **_transfer_tables(results),
+        **_fold_table(results),
         **{name: wandb.Image(_pixels(figure)) for name, figure in drawn.items()},
     })  # fmt: skip
     artifact = wandb.Artifact(f"probe-report-{run.id}", type="report")
-    artifact.add_file(str(page))  # a copy: the page may be written anew before `wandb sync`
+    for file in files:
+        artifact.add_file(str(file))  # a copy: the file may be written anew before `wandb sync`
     run.log_artifact(artifact)
+    if results.features:
+        run.log_artifact(_features(run.id, results))
+
+
+def _features(run_id: str, results: Results) -> "wandb.Artifact":
+    """An npz for each encoder: the features (N, D) of each set and target, and the labels (N,) of their cells."""
+    import wandb
+
+    everything = results.sets | results.targets
+    artifact = wandb.Artifact(f"probe-features-{run_id}", type="features")
+    labels = {f"{name}_labels": cells.labels for name, cells in everything.items()}
+    for encoder, features in results.features.items():
+        with artifact.new_file(f"{re.sub(r'[^0-9A-Za-z_.-]+', '_', encoder)}.npz", mode="wb") as file:
+            np.savez(file, allow_pickle=False, **features, **labels)
+    artifact.metadata = {name: [c.name for c in cells.classes] for name, cells in everything.items()}
+    return artifact
+
+
+def _fold_table(results: Results) -> "dict[str, wandb.Table]":
+    """Weighted F1 over folds' encoders; none where no name stands for several."""
+    import wandb
+
+    if not results.folds:
+        return {}
+    keys = ("set", "encoder", "splits", "probe", "chosen", "as_published", "honest")
+    spread = ("mean", "sd_folds", "sd_runs")
+    rows = fold_rows(results.protocols, results.folds)
+    lines = [[*(row[k] for k in keys), len(row["of"]), *(row["scores"][WEIGHTED][k] for k in spread)] for row in rows]
+    return {"folds": wandb.Table(columns=[*keys, "encoders", *spread], data=lines)}
 
 
 def _transfer_tables(results: Results) -> "dict[str, wandb.Table]":

@@ -18,11 +18,12 @@ from papsmear.errors import UsageError
 from papsmear.probes import published
 from papsmear.probes.classes import HERLEV, SIPAKMED
 from papsmear.probes.datasets import CellSet, read_rgb
-from papsmear.probes.probe import name_encoders, probe
+from papsmear.probes.names import name_encoders
+from papsmear.probes.probe import probe
 from papsmear.probes.protocol import Score, check_ks, knn_probe
 from papsmear.probes.scores import Spread
 from papsmear.probes.splits import split
-from papsmear.ssl.encoder import embed_images, load_encoder
+from papsmear.ssl.encoder import embed_images, export_encoder, load_encoder
 
 HERLEV_FOLDERS = ["carcinoma_in_situ", "light_dysplastic", "normal_columnar", "normal_superficiel"]
 
@@ -147,11 +148,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path,
     """The command run once: its output folder, the set, and its status."""
     folder = tmp_path_factory.mktemp("probe")
     cells, out = herlev(folder / "herlev"), folder / "out"
+    run = folder / "pretrained-fold1"
+    encoder = load_encoder("random:test_vit", "cpu")
+    export_encoder(run / "encoder.safetensors", encoder.network, encoder.card)
+    (run / "wandb" / "offline-run-20260101_120000-pre1").mkdir(parents=True)
     (cells / HERLEV_FOLDERS[0] / "148-9.BMP").write_bytes(b"damaged")
     broken = folder / "broken.safetensors"
     broken.write_bytes(b"cut short")
     status = main([
-        "probe", "-c", "configs/probes.yaml", "--encoders", f"[random:test_vit, {broken}]",
+        "probe", "-c", "configs/probes.yaml",
+        "--encoders", f"{{'random:test_vit': 'random:test_vit', broken: {broken}, "
+        f"dino: '{folder}/pretrained-fold{{fold}}/encoder.safetensors'}}",
         f"--sets.herlev={cells}", f"--out={out}", "--ks=[1,3]", "--runs=2", "--device=cpu",
     ])  # fmt: skip
     yield out, cells, status
@@ -171,8 +178,11 @@ def test_results_json_holds_the_figures(made: tuple[Path, Path, int]) -> None:
     assert found["sets"]["herlev"]["images"] == 32
     assert [c["short"] for c in found["sets"]["herlev"]["classes"]] == ["CIS", "LD", "NC", "NS"]
     assert found["encoders"]["random:test_vit"]["architecture"] == "test_vit"
-    (row,) = found["scores"]
+    row, same = found["scores"]
     assert (row["set"], row["encoder"]) == ("herlev", "random:test_vit")
+    assert {**row, "encoder": "dino fold 1"} == same, "the same weights, from a file"
+    assert {r["encoder"]: r["of"] for r in found["folds"]} == {"dino": ["dino fold 1"]}
+    assert found["pretraining"] == {"dino fold 1": {"id": "pre1"}}
     assert row["k"] in (1, 3)
     assert row["weighted_f1"]["mean"] == pytest.approx(np.mean(row["weighted_f1"]["runs"]))
     assert row["weighted_f1"]["mean"] > 0.5, "colours this far apart are told apart even by random weights"
@@ -231,6 +241,10 @@ def test_the_page_is_whole_by_itself_and_tells_what_it_shows(made: tuple[Path, P
         "random:test_vit",
         "carcinoma_in_situ/148-9.BMP",
         "broken</b> is left out",
+        "pre1",
+        "1 folds' encoders",
+        "nearest neighbours by dino fold 1",
+        "map of the features of dino fold 1",
         "Research use only",
     ):
         assert text in page, text
@@ -243,11 +257,12 @@ def test_the_resolved_configuration_runs_again_to_the_same_figures(
     out, cells, _ = made
     config = yaml.safe_load((out / "config.yaml").read_text())
     assert config["sets"] == {"herlev": str(cells)}
+    assert config["encoders"].pop("dino").endswith("pretrained-fold{fold}/encoder.safetensors")
     config["encoders"].pop("broken")
     (tmp_path / "again.yaml").write_text(yaml.safe_dump(config))
     assert main(["probe", "-c", str(tmp_path / "again.yaml"), f"--out={tmp_path / 'out'}"]) == 1
     first, second = (json.loads((f / "results.json").read_text())["scores"] for f in (out, tmp_path / "out"))
-    assert first == second
+    assert first[:1] == second
 
 
 def records(folder: Path) -> Iterator[Record]:
@@ -282,7 +297,7 @@ def test_the_offline_run_reads_back(made: tuple[Path, Path, int]) -> None:
         logged.setdefault(item.nested_key[0], {})[item.nested_key[1]] = json.loads(item.value_json)
     tables = {name for name, value in logged.items() if value["_type"] == "table-file"}
     assert tables == {
-        "weighted_f1", "class_f1", "published_weighted_f1", "protocols", "differences", "few_shot"
+        "weighted_f1", "class_f1", "published_weighted_f1", "protocols", "differences", "few_shot", "folds"
     }  # fmt: skip
     (media,) = out.glob("wandb/offline-run-*/files")
     row = json.loads((media / logged["weighted_f1"]["path"]).read_text())
@@ -291,19 +306,30 @@ def test_the_offline_run_reads_back(made: tuple[Path, Path, int]) -> None:
     assert row["data"][0][:3] == ["herlev", "random:test_vit", score["k"]]
     assert row["data"][0][3] == pytest.approx(score["weighted_f1"]["mean"])
     pictures = {name: value for name, value in logged.items() if value["_type"] == "image-file"}
-    assert set(pictures) == {
-        "herlev/weighted_f1", "herlev/f1_by_k", "herlev/few_shot", "herlev/confusion/random:test_vit"
-    }  # fmt: skip
+    assert set(pictures) == {"herlev/weighted_f1", "herlev/f1_by_k", "herlev/few_shot"} | {
+        kind + name
+        for kind in ("herlev/confusion/", "herlev/neighbours/", "map/")
+        for name in ("random:test_vit", "dino fold 1")
+    }
     protocols = json.loads((media / logged["protocols"]["path"]).read_text())
-    (published_row,) = (dict(zip(protocols["columns"], line, strict=True)) for line in protocols["data"] if line[5])
+    rows = (dict(zip(protocols["columns"], line, strict=True)) for line in protocols["data"] if line[5])
+    published_row = next(rows)
     assert protocols["columns"][5] == "as_published"
     assert published_row["mean"] == pytest.approx(score["weighted_f1"]["mean"])
     assert published_row["low"] <= published_row["mean"] <= published_row["high"]
     assert all((media / picture["path"]).is_file() for picture in pictures.values())
     (report,) = (r.artifact for r in found if r.artifact.type == "report")
-    (entry,) = report.manifest.contents
-    assert entry.path == "report.html"
-    assert Path(entry.local_path).read_bytes() == (out / "report.html").read_bytes()
+    kept = {entry.path: Path(entry.local_path) for entry in report.manifest.contents}
+    assert set(kept) == {"report.html", "results.json", "bootstrap.npy"}
+    assert all(file.read_bytes() == (out / name).read_bytes() for name, file in kept.items())
+    (features,) = (r.artifact for r in found if r.artifact.type == "features")
+    kept = {entry.path: Path(entry.local_path) for entry in features.manifest.contents}
+    assert set(kept) == {"random_test_vit.npz", "dino_fold_1.npz"}
+    with np.load(kept["random_test_vit.npz"]) as arrays:
+        (cached, *_) = (out / "features").glob("herlev-*.npy")
+        np.testing.assert_array_equal(arrays["herlev"], np.load(cached))
+        assert arrays["herlev_labels"].tolist() == [0] * 8 + [1] * 8 + [2] * 8 + [3] * 8
+    assert config["pretraining"] == {"dino fold 1": {"id": "pre1"}}
 
 
 @pytest.mark.parametrize(
