@@ -28,6 +28,7 @@ from papsmear.probes.sources import SetSource
 from papsmear.probes.terminal import print_table
 from papsmear.probes.transfer import cells_to_test, transfer
 from papsmear.probes.transfer_tables import print_transfer
+from papsmear.probes.wandb_report import write_report
 from papsmear.probes.wandb_run import log_to_wandb
 from papsmear.progress import say, track
 from papsmear.ssl.card import check_leak
@@ -49,6 +50,7 @@ def probe(
     cache: Path | None = None,
     resize: Resize = "whole",
     allow_leak: bool = False,
+    report: bool = False,
 ) -> int:
     """Writes the probe report of one or several encoders.
 
@@ -73,6 +75,7 @@ def probe(
         resize: whole: images are resized whole to the encoder's input, as published; mpp: they are brought to its
             µm/px, then cut or padded.
         allow_leak: Test an encoder on slides that it was trained on too; the figures are marked.
+        report: Also write a W&B Report page; needs a login.
     """
     named = name_encoders(encoders)
     single, folds = with_folds(named)
@@ -97,7 +100,7 @@ def probe(
     config = {
         "encoders": named, "sets": plain_sources(sets), "targets": plain_sources(targets),
         "ks": list(ks), "runs": runs, "seed": seed, "device": device, "cache": None if cache is None else str(cache),
-        "resize": resize, "allow_leak": allow_leak,
+        "resize": resize, "allow_leak": allow_leak, "report": report,
     }  # fmt: skip
     drawn = figures(results)
     write_text(out / "config.yaml", yaml.safe_dump(config, sort_keys=False))
@@ -112,6 +115,8 @@ def probe(
     files = [out / name for name in ("report.html", "results.json", BOOTSTRAP)]
     with start_run(out, "probe", out.name or "probe", told) as run:
         log_to_wandb(run, results, drawn, files)
+        if report:
+            write_report(run, results)
     print_table(results)
     print_transfer(results.transfer)
     say(f"report: {out / 'report.html'}")

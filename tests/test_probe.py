@@ -156,7 +156,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path,
     broken = folder / "broken.safetensors"
     broken.write_bytes(b"cut short")
     status = main([
-        "probe", "-c", "configs/probes.yaml",
+        "probe", "-c", "configs/probes.yaml", "--report=true",
         "--encoders", f"{{'random:test_vit': 'random:test_vit', broken: {broken}, "
         f"dino: '{folder}/pretrained-fold{{fold}}/encoder.safetensors'}}",
         f"--sets.herlev={cells}", f"--out={out}", "--ks=[1,3]", "--runs=2", "--device=cpu",
