@@ -15,6 +15,7 @@ import yaml
 from papsmear.errors import InputError, UsageError
 from papsmear.files import whole, write_text
 from papsmear.probes.cache import features_of
+from papsmear.probes.compare import compare_reports
 from papsmear.probes.datasets import CellSet
 from papsmear.probes.fewshot import few_shot
 from papsmear.probes.inputs import check_names, duplicate_facts, plain_sources, read_inputs, say_faults
@@ -51,8 +52,9 @@ def probe(
     resize: Resize = "whole",
     allow_leak: bool = False,
     report: bool = False,
+    compare: list[Path] | None = None,
 ) -> int:
-    """Writes the probe report of one or several encoders.
+    """Writes the probe report of one or several encoders, or puts reports side by side: --compare A B --out DIR.
 
     k-NN, linear and prototype probes on the Herlev and SIPaKMeD cells: F1 of each class, of positives and negatives,
     and weighted, by the published protocol and by honest ones. OUT gets report.html, results.json, config.yaml and the
@@ -76,7 +78,13 @@ def probe(
             µm/px, then cut or padded.
         allow_leak: Test an encoder on slides that it was trained on too; the figures are marked.
         report: Also write a W&B Report page; needs a login.
+        compare: Reports that are there already, folders or their results.json, to put side by side: OUT gets
+            compare.html and compare.json, and nothing is probed.
     """
+    if compare is not None:
+        if encoders or sets or targets:
+            raise UsageError("--compare: takes reports that are there already; leave out -c, --encoders and --sets")
+        return compare_reports(compare, out)
     named = name_encoders(encoders)
     single, folds = with_folds(named)
     sets, targets = sets or {}, targets or {}

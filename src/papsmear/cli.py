@@ -124,7 +124,10 @@ def build_parser(function: Callable[..., Any], prog: str, positional: Sequence[s
         kind = signature.parameters[name].annotation
         several: dict[str, Any] = {"type": Path, "nargs": "+"} if kind == list[Path] else {"type": kind}
         parser.add_argument(name, help=help_of.get(name), **several)
-    parser.add_function_arguments(function, skip=set(positional), as_group=False)
+    several_words = [n for n, p in signature.parameters.items() if p.annotation == list[Path] | None]
+    for name in several_words:  # --compare A B, as a shell's * gives them
+        parser.add_argument(f"--{name}", help=help_of.get(name), type=Path, nargs="+")
+    parser.add_function_arguments(function, skip={*positional, *several_words}, as_group=False)
     return parser
 
 
