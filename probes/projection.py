@@ -58,8 +58,8 @@ def class_map(features: Mapping[str, Floats], sets: Mapping[str, CellSet], title
     places = project(np.concatenate([features[name][points[name]] for name in sets]), seed)
     of_set = np.repeat(np.arange(len(sets)), [len(points[name]) for name in sets])
     n_panels = len(sets) + (len(sets) > 1)
-    rows = -(-n_panels // 3)
-    columns = min(3, n_panels)
+    columns = 2 if n_panels == 4 else min(3, n_panels)
+    rows = -(-n_panels // columns)
     figure = Figure(figsize=(4.3 * columns, 4.9 * rows), layout="constrained", dpi=150)
     panels = iter(figure.subplots(rows, columns, squeeze=False).ravel())
     if len(sets) > 1:

@@ -9,6 +9,7 @@ same for every encoder.
 import re
 import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -68,8 +69,8 @@ def grouped_splits(labels: Ints, pictures: Ints | None, runs: int, seed: int) ->
         return []
     parts: list[Part] = []
     for deal in range(-(-runs // _OUTER_FOLDS)):
-        folds = StratifiedGroupKFold(_OUTER_FOLDS, shuffle=True, random_state=_state(seed, "grouped split", deal))
-        parts += [(train, test) for train, test in folds.split(labels, labels, pictures)]
+        state = _state(seed, "grouped split", deal)
+        parts += _grouped_folds(labels.tobytes(), pictures.tobytes(), _OUTER_FOLDS, state)
     return parts[:runs]
 
 
@@ -82,12 +83,24 @@ def inner_folds(labels: Ints, pictures: Ints | None, seed: int) -> list[Part]:
     count = min(INNER_FOLDS, int(np.bincount(labels).max()), n_pictures)
     if count < 2:
         return []
-    kind = StratifiedKFold if pictures is None else StratifiedGroupKFold
+    state = _state(seed, "inner folds")
+    if pictures is not None:
+        found = _grouped_folds(labels.tobytes(), pictures.tobytes(), count, state)
+    else:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The least populated class")  # it is then missing in some of the folds
+            found = tuple(StratifiedKFold(count, shuffle=True, random_state=state).split(labels, labels))
+    return [(fit, check) for fit, check in found if len(fit) and len(check)]
+
+
+@lru_cache(maxsize=256)  # the same for every encoder, and dealing a thousand pictures takes longer than k-NN
+def _grouped_folds(labels: bytes, pictures: bytes, count: int, state: int) -> tuple[Part, ...]:
+    """scikit-learn's StratifiedGroupKFold of int64 labels and pictures (N,)."""
+    y, groups = np.frombuffer(labels, np.int64), np.frombuffer(pictures, np.int64)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The least populated class")  # it is then missing in some of the folds
-        folds = kind(count, shuffle=True, random_state=_state(seed, "inner folds"))
-        found = list(folds.split(labels, labels, pictures))
-    return [(fit, check) for fit, check in found if len(fit) and len(check)]
+        folds = StratifiedGroupKFold(count, shuffle=True, random_state=state)
+        return tuple((fit, check) for fit, check in folds.split(y, y, groups))
 
 
 def smallest_training_part(parts: Sequence[Part]) -> int:
