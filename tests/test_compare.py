@@ -86,6 +86,8 @@ def test_the_page_is_whole_by_itself(reports: Path, tmp_path: Path) -> None:
         assert f"{100 * row['weighted_f1']['mean']:.1f} <span" in page
     published = next(row for row in found["differences"] if row["as_published"])
     assert f"{100 * published['mean']:+.1f}" in page
+    shown = [row for row in found["differences"] if row["as_published"] or row["honest"]]
+    assert page.count("<b>") == sum(row["clear"] for row in shown) < len(shown)
     for text in ("a<br>first", "b<br>second", "paired bootstrap", "Research use only"):
         assert text in page, text
     assert "do not compare" not in page
