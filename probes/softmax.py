@@ -69,7 +69,8 @@ def fit_softmax(
         value = (np.log(sums).sum(dtype=np.float64) - (logits * truth).sum(dtype=np.float64)) / n
         value += ridge / 2 * np.square(w[:-1]).sum(dtype=np.float64)
         residuals = (shares / sums - truth) / np.float32(n)
-        gradient = np.concatenate([x.T @ residuals + np.float32(ridge) * w[:-1], residuals.sum(axis=0, keepdims=True)])
+        slopes = (residuals.T @ x).T + np.float32(ridge) * w[:-1]  # (D, K); x.T @ residuals takes a third longer
+        gradient = np.concatenate([slopes, residuals.sum(axis=0, keepdims=True)])
         return float(value), spread(gradient).astype(np.float64).ravel()
 
     first = np.zeros((x.shape[1] + 1, n_classes), np.float32) if start is None else spread(start, back=True)

@@ -61,7 +61,7 @@ def _write_metrics(run: Path, version: int, losses: dict[int, float]) -> None:
 
 
 def _probe_results() -> str:
-    cells = CellSet("herlev", HERLEV[:2], (), (), np.array([0, 0, 1, 1]), {})
+    cells = CellSet("herlev", HERLEV[:2], ("a", "b", "c", "d"), (), np.array([0, 0, 1, 1]), {})
     other = dataclasses.replace(CARD, name="random:resnet10t", sha256="cd" * 32)
 
     def score(f1: float) -> Score:

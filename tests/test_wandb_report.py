@@ -98,12 +98,19 @@ def test_without_a_login_one_line_says_how(results: Results, capsys: pytest.Capt
     class Run:
         offline: bool
         disabled: bool = False
+        entity: str = "a-team"
+        project: str = "papsmear"
+        id: str = "run42"
 
     assert write_report(Run(offline=True), results) is None  # type: ignore[arg-type]
     told = capsys.readouterr().err
     assert told.count("\n") == 1
     assert "W&B report: skipped" in told
     assert "wandb login" in told
+    assert write_report(Run(offline=False), results) is None, "a login that went away"  # type: ignore[arg-type]
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "W&B report: not written (not logged in to W&B" in told
 
 
 @pytest.mark.parametrize(
