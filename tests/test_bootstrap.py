@@ -43,8 +43,11 @@ def test_a_resample_scores_what_scikit_learn_gives_for_the_repeated_cells() -> N
         expected = np.mean([f1_score(t, p, average="weighted", zero_division=0) for t, p in repeated])
         assert ours[WEIGHTED][b] == pytest.approx(expected)
         ts, ps = zip(*repeated, strict=True)
-        for name, spread in (class_f1(ts, ps, SIPAKMED) | side_f1(ts, ps, SIPAKMED)).items():
+        for name, spread in side_f1(ts, ps, SIPAKMED).items():
             assert ours[name][b] == pytest.approx(spread.mean), name
+        for label, (name, spread) in enumerate(class_f1(ts, ps, SIPAKMED).items()):
+            known = [score for score, t in zip(spread.runs, ts, strict=True) if label in t]
+            assert ours[name][b] == pytest.approx(np.mean(known) if known else np.nan, nan_ok=True), name
 
 
 def test_one_seed_gives_one_interval_and_another_another() -> None:
@@ -56,3 +59,16 @@ def test_one_seed_gives_one_interval_and_another_another() -> None:
 
 def test_a_resample_without_any_test_cell_gives_no_nan() -> None:
     assert all(score == 0 for score in f1_of_confusion(np.zeros((5, 5)), SIPAKMED).values())
+
+
+def test_a_resample_without_cells_of_a_class_says_nothing_of_it() -> None:
+    """Two cells of the first class, each in a run of its own, all found: its F1 is 1 whatever is drawn."""
+    truths = [np.array([0, 1, 1, 3, 3]), np.array([0, 1, 1, 3, 3])]
+    tests = [np.arange(5), np.arange(5, 10)]
+    drawn = resamples(np.arange(10), seed=0)
+    ours = replicates(truths, truths, tests, drawn, SIPAKMED)
+    first = SIPAKMED[0].short
+    missing = (drawn[:, [0, 5]] == 0).all(axis=1)
+    assert 0.05 < missing.mean() < 0.3
+    np.testing.assert_array_equal(np.isnan(ours[first]), missing)
+    assert interval(ours[first]) == (1, 1)
