@@ -18,13 +18,12 @@ from PIL import Image
 from papsmear.errors import UsageError
 from papsmear.probes.classes import SETS, CellClass
 from papsmear.probes.datasets import CellSet, masks_of, read_rgb
-from papsmear.probes.poisson import Mask
 from papsmear.tiling.phantom.cutouts import TYPICAL_UM
+from papsmear.tiling.phantom.masks import Mask, parts_of
 
 Pixel = TypeVar("Pixel", np.uint8, np.float32)
 
 SIDES = {"positive": 1, "negative": 0}  # the label of a cell's side; what is on neither is not pasted
-_CELL, _AROUND = ((0, 0, 128), (0, 0, 255)), ((255, 0, 0), (128, 128, 128), (0, 0, 0))  # colours of Herlev's masks
 _FLAT = 12  # grey levels: a row or column that a copy added varies less, by its JPEG only
 
 
@@ -80,16 +79,6 @@ def by_side(cells: Sequence[LabelledCell], label: int) -> list[LabelledCell]:
     return [cell for cell in cells if cell.label == label]
 
 
-def read_mask(file: Path) -> Mask:
-    """The cell in a mask (H, W) of Herlev's colours: what is nearest to one of them, since JPEG blurs; one piece."""
-    colours = np.array(_CELL + _AROUND, np.float32)
-    apart = (colours**2).sum(1) - 2 * read_rgb(file).astype(np.float32) @ colours.T  # (H, W, colours): less a constant
-    cell = (apart.argmin(-1) < len(_CELL)).astype(np.uint8)
-    count, parts, stats, _ = cv2.connectedComponentsWithStats(cell)
-    largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax()) if count > 1 else 1
-    return np.asarray(parts == largest)
-
-
 def _has_lost_its_scale(cells: CellSet) -> bool:
     """Whether it is a copy of a public set with µm/px whose pictures were all made equally large."""
     public = SETS.get(cells.name)
@@ -107,7 +96,7 @@ def _check_scale(cells: CellSet) -> None:
 
 def _checked_mask(file: Path, image: NDArray[np.uint8]) -> Mask:
     try:
-        mask = read_mask(file)
+        mask = parts_of(read_rgb(file)).cell
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UsageError(f"{file}: the mask cannot be read ({' '.join(str(error).split())}); mend it") from error
     if mask.shape != image.shape[:2] or not mask.any():

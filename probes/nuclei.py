@@ -1,24 +1,19 @@
 """Where the nucleus of each cell is, from the masks of the set: the centre of its patch, and the patch's side.
 
-Herlev masks are pictures in four colours; in JPEG copies they blur, so a pixel belongs to the nearest colour. Where all
-images are of one size, the set was resized and its scale is lost; a patch is then as wide as the disc of the cell's
-area, cytoplasm and nucleus, in place of 128 native pixels.
+Where all images are of one size, the set was resized and its scale is lost; a patch is then as wide as the disc of the
+cell's area, cytoplasm and nucleus, in place of 128 native pixels.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from papsmear.errors import UsageError
 from papsmear.probes.datasets import CellSet, read_rgb
 from papsmear.probes.deeppap import PATCH_PX
-
-_CYTOPLASM, _NUCLEUS = 0, 1
-_COLOURS = np.array([(0, 0, 128), (0, 0, 255), (255, 0, 0), (128, 128, 128), (0, 0, 0)])  # then ground, unknown, none
+from papsmear.tiling.phantom.masks import Mask, parts_of
 
 
 @dataclass(frozen=True)
@@ -65,28 +60,18 @@ def _nucleus(mask: Path | None, shape: tuple[int, ...], relative: bool) -> Nucle
     rgb = read_rgb(mask)
     if rgb.shape[:2] != shape:
         raise ValueError(f"its mask is {rgb.shape[1]}x{rgb.shape[0]} px, the image {shape[1]}x{shape[0]}")
-    red, green, blue = (rgb[:, :, channel] >> 3 for channel in range(3))
-    part = _nearest_colour()[red, green, blue]  # (H, W)
-    nucleus, _ = _largest(part == _NUCLEUS)
+    parts = parts_of(rgb)
+    nucleus = _centroid(parts.nucleus)
     if nucleus is None:
         raise ValueError("its mask shows no nucleus")
-    _, cell_area = _largest((part == _NUCLEUS) | (part == _CYTOPLASM))
+    cell_area = int(parts.cell.sum())
     return Nucleus(nucleus, float(np.sqrt(4 * cell_area / np.pi)) if relative else float(PATCH_PX))
 
 
-@lru_cache(maxsize=1)
-def _nearest_colour() -> NDArray[np.int64]:
-    """(32, 32, 32): for each colour, in steps of 8, the number of the mask colour nearest to it."""
-    axis = 8 * np.arange(32) + 3.5
-    colours = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)
-    return np.asarray(((colours[..., None, :] - _COLOURS) ** 2).sum(axis=-1).argmin(axis=-1))
-
-
-def _largest(inside: NDArray[np.bool_]) -> tuple[tuple[float, float] | None, int]:
-    """Centroid x, y and area of the largest piece of a mask (H, W)."""
+def _centroid(inside: Mask) -> tuple[float, float] | None:
+    """Centroid x, y of the largest piece of a mask (H, W)."""
     count, _, stats, centroids = cv2.connectedComponentsWithStats(inside.astype(np.uint8))
     if count < 2:
-        return None, 0
-    index = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
-    x, y = centroids[index].tolist()
-    return (x, y), int(stats[index, cv2.CC_STAT_AREA])
+        return None
+    x, y = centroids[1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())].tolist()
+    return x, y

@@ -19,15 +19,12 @@ from numpy.typing import NDArray
 
 from papsmear import seeds
 from papsmear.errors import UsageError
+from papsmear.tiling.phantom.masks import parts_of
 from papsmear.tiling.phantom.sprite import HERLEV_CLASSES, Sprite
 
 NATIVE_MPP = 0.201  # Jantzen et al. 2005
 _ENDINGS = (".bmp", ".jpg", ".jpeg", ".png")
-_MASK_COLOURS = np.array(
-    [(255, 0, 0), (0, 0, 128), (0, 0, 255), (128, 128, 128), (0, 0, 0)], np.float32
-)  # glass, cytoplasm, nucleus, unknown, outside
 _DARKEST_GLASS = 190.0
-_GLASS, _CYTOPLASM, _NUCLEUS, _UNKNOWN = range(4)
 
 # Diameter in µm of a disc of the cell's area, for copies of the set that have lost their scale. Estimates, not the
 # set's own measurements. Intermediate cells are 35-40 µm across and superficial ones slightly larger (Eurocytology,
@@ -102,7 +99,7 @@ def _check(image: Path, mask: Path, problems: list[str]) -> tuple[int, int]:
             problems.append(str(error))
     if len(shapes) == 2 and shapes[0] != shapes[1]:
         problems.append(f"{mask} is {shapes[1][1]}x{shapes[1][0]} px, its picture {shapes[0][1]}x{shapes[0][0]}")
-    elif len(shapes) == 2 and not _classes(_read(mask))[1].any():
+    elif len(shapes) == 2 and not parts_of(_read(mask)).cell.any():
         problems.append(f"{mask} marks no cell")
     return (shapes[0][1], shapes[0][0]) if shapes else (0, 0)
 
@@ -113,25 +110,6 @@ def _read(file: Path) -> NDArray[np.uint8]:
     if bgr is None:
         raise ValueError(f"{file} cannot be decoded")
     return np.asarray(bgr[:, :, ::-1], np.uint8)
-
-
-def _classes(mask: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
-    """(H, W) each: glass or unknown, the whole cell, its nucleus; by the nearest mask colour, since JPEG blurs them."""
-    red, green, blue = (mask[:, :, channel] >> 3 for channel in range(3))
-    nearest = _nearest_mask_colour()[red, green, blue]
-    nucleus = nearest == _NUCLEUS
-    count, parts, stats, _ = cv2.connectedComponentsWithStats((nucleus | (nearest == _CYTOPLASM)).astype(np.uint8))
-    largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax()) if count > 1 else 1
-    cell = parts == largest
-    return (nearest == _GLASS) | (nearest == _UNKNOWN), cell, nucleus & cell
-
-
-@lru_cache(maxsize=1)
-def _nearest_mask_colour() -> NDArray[np.int64]:
-    """(32, 32, 32): for each colour, in steps of 8, the number of the mask colour nearest to it."""
-    axis = np.arange(32, dtype=np.float32) * 8 + 3.5
-    colours = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1)
-    return np.asarray(((colours[..., None, :] - _MASK_COLOURS) ** 2).sum(-1).argmin(-1))
 
 
 def deal(cutouts: list[CutOut], folds: int, seed: int) -> list[list[CutOut]]:
@@ -199,7 +177,7 @@ class RealCells:
 def _prepared(cutout: CutOut) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
     """Optical density (H, W, 3) of the cell alone, 0 around it with a soft edge; the cell; its nucleus."""
     rgb = _read(cutout.image).astype(np.float32)
-    around, cell, nucleus = _classes(_read(cutout.mask))
+    around, cell, nucleus = parts_of(_read(cutout.mask))
     glass = _glass_colour(rgb, around, cell)
     density = np.maximum(-np.log(np.maximum(rgb, 4) / glass), 0)
     soft = cv2.GaussianBlur(cell.astype(np.float32), (0, 0), 1.5)
