@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from papsmear.mil.dropout import Dropout
 from papsmear.mil.head import Head
 from papsmear.mil.nystrom import landmarks_of, nystrom_attention, nystrom_weights
 
@@ -77,7 +78,7 @@ class Layer(nn.Module):
         super().__init__()
         self.heads, self.landmarks = heads, landmarks
         self.qkv = nn.Linear(embedding, 3 * embedding, bias=False)
-        self.out = nn.Sequential(nn.Linear(embedding, embedding), nn.Dropout(dropout))
+        self.out = nn.Sequential(nn.Linear(embedding, embedding), Dropout(dropout))
         self.position = position
         if position:  # one kernel a head, for all of its features
             self.local = nn.Conv2d(heads, heads, (LOCAL, 1), padding=(LOCAL // 2, 0), groups=heads, bias=False)
