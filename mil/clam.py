@@ -8,10 +8,12 @@ exclude each other (subtypes), which abnormal and normal cells on one slide do n
 import torch
 from torch import Tensor, nn
 
-from papsmear.mil.head import CrossEntropy, Head
+from papsmear.mil.dropout import Dropout
+from papsmear.mil.head import CrossEntropies, PackedHead
+from papsmear.mil.packed import Packed
 
 
-class ClamSB(Head):
+class ClamSB(PackedHead):
     """CLAM with a single attention branch for both classes. The score is the attention a_k; they add up to 1.
 
     Args:
@@ -36,47 +38,51 @@ class ClamSB(Head):
         slide_weight: float = 0.7,
     ) -> None:
         super().__init__()
-        self.embed = nn.Sequential(nn.Linear(width, embedding), nn.ReLU(), nn.Dropout(dropout))  # W_1
-        self.content = nn.Sequential(nn.Linear(embedding, hidden), nn.Tanh(), nn.Dropout(dropout))  # V_a
-        self.gate = nn.Sequential(nn.Linear(embedding, hidden), nn.Sigmoid(), nn.Dropout(dropout))  # U_a
+        self.embed = nn.Sequential(nn.Linear(width, embedding), nn.ReLU(), Dropout(dropout))  # W_1
+        self.content = nn.Sequential(nn.Linear(embedding, hidden), nn.Tanh(), Dropout(dropout))  # V_a
+        self.gate = nn.Sequential(nn.Linear(embedding, hidden), nn.Sigmoid(), Dropout(dropout))  # U_a
         self.weigh = nn.Linear(hidden, self.branches)  # W_a, a row for each branch
         self.classify = nn.Linear(embedding, self.branches)  # W_c, a row for each branch
         self.cluster = nn.ModuleList(nn.Linear(embedding, 2) for _ in range(2))  # W_inst of each class
         self.sample, self.slide_weight = sample, slide_weight
 
-    def forward(self, bag: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, D) -> logit (), attention of the positive class (N,)."""
-        h, attention = self._attend(bag)
-        return self._logit(h, attention), attention[-1]
+    def forward_packed(self, bags: Packed) -> tuple[Tensor, Tensor]:
+        """Logits (B,), attention of the positive class (N,)."""
+        h, attention = self._attend(bags)
+        return self._logits(h, attention, bags), attention[:, -1]
 
-    def loss(self, bag: Tensor, label: int, cross_entropy: CrossEntropy) -> Tensor:
-        """c_1 times the slide's loss plus (1 - c_1) times the clustering's (L_total of the paper)."""
-        h, attention = self._attend(bag)
-        slide = cross_entropy(self._logit(h, attention))
-        clustering = self._clustering(h, attention[label % self.branches], label)
+    def losses(self, bags: Packed, labels: Tensor, cross_entropy: CrossEntropies) -> Tensor:
+        """c_1 times the slide's loss plus (1 - c_1) times the clustering's (L_total of the paper), (B,)."""
+        h, attention = self._attend(bags)
+        slide = cross_entropy(self._logits(h, attention, bags), labels)  # (B,)
+        branch = (labels % self.branches)[bags.bag_of]  # (N,), that of the label
+        clustering = self._clustering(h, attention.gather(1, branch[:, None]).squeeze(1), bags, labels)
         return self.slide_weight * slide + (1 - self.slide_weight) * clustering
 
-    def _attend(self, bag: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, D) -> embeddings h (N, E), attention of each branch (M, N)."""
-        h = self.embed(bag)  # (N, E)
-        weight = self.weigh(self.content(h) * self.gate(h))  # (N, M)
-        return h, torch.softmax(weight, dim=0).T
+    def _attend(self, bags: Packed) -> tuple[Tensor, Tensor]:
+        """Embeddings h (N, E), attention of each branch (N, M)."""
+        h = self.embed(bags.tiles)  # (N, E)
+        return h, bags.softmax(self.weigh(self.content(h) * self.gate(h)))
 
-    def _logit(self, h: Tensor, attention: Tensor) -> Tensor:
-        """The logit () of the positive class; with two branches the softmax of their two scores, as one logit."""
-        z = attention @ h  # (M, E)
-        s = (self.classify.weight * z).sum(dim=1) + self.classify.bias  # (M,)
-        return s[0] if self.branches == 1 else s[1] - s[0]
+    def _logits(self, h: Tensor, attention: Tensor, bags: Packed) -> Tensor:
+        """Logits of the positive class (B,); with two branches the softmax of their two scores, as one logit."""
+        z = bags.pool(attention, h)  # (B, M, E)
+        s = (self.classify.weight * z).sum(dim=2) + self.classify.bias  # (B, M)
+        return s[:, 0] if self.branches == 1 else s[:, 1] - s[:, 0]
 
-    def _clustering(self, h: Tensor, attention: Tensor, label: int) -> Tensor:
-        """The loss () of the label's clustering: the tiles of highest attention are 1, those of lowest are 0."""
-        k = min(self.sample, len(h) // 2)
-        if k == 0:
-            return h.new_zeros(())
-        order = attention.argsort(descending=True)  # (N,)
-        logits = self.cluster[label](h[torch.cat((order[:k], order[-k:]))])  # (2k, 2)
-        pseudo = torch.arange(2 * k, device=h.device).lt(k).long()  # (2k,)
-        return smooth_svm(logits, pseudo)
+    def _clustering(self, h: Tensor, attention: Tensor, bags: Packed, labels: Tensor) -> Tensor:
+        """The losses of the labels' clusterings (B,): a bag's tiles of highest attention are 1, of lowest are 0."""
+        k = (bags.sizes // 2).clamp(max=self.sample)  # (B,)
+        high = bags.place < k[bags.bag_of]  # (N,), of the tiles in the order of their attention
+        chosen = (high | (bags.place >= (bags.sizes - k)[bags.bag_of])).nonzero().squeeze(1)  # (C,), 2k of each bag
+        bag_of, tiles = bags.bag_of[chosen], h[bags.ranked(attention)[chosen]]  # (C,), (C, E)
+        losses = torch.zeros(len(k), device=h.device)
+        for label, cluster in enumerate(self.cluster):
+            own = labels[bag_of] == label  # (C,)
+            if own.any():  # a class that no slide is of learns nothing
+                loss = smooth_svm(cluster(tiles[own]).float(), high[chosen[own]].long())
+                losses = losses.index_add(0, bag_of[own], loss / (2 * k[bag_of[own]]))
+        return losses
 
 
 class ClamMB(ClamSB):
@@ -89,7 +95,7 @@ def smooth_svm(logits: Tensor, labels: Tensor) -> Tensor:
     """The smooth top-1 SVM loss with margin and temperature 1 (Berrada, Zisserman, Kumar 2018, arXiv 1802.07595).
 
     Log of the sum over classes j of exp(margin (j is not y) + s_j - s_y), which is cross-entropy with the wrong
-    classes' logits raised by the margin. (N, C), (N,) -> mean ().
+    classes' logits raised by the margin. (N, C), (N,) -> (N,).
     """
     margin = 1 - nn.functional.one_hot(labels, logits.shape[1])  # (N, C)
-    return nn.functional.cross_entropy(logits + margin, labels)
+    return nn.functional.cross_entropy(logits + margin, labels, reduction="none")

@@ -56,6 +56,11 @@ class Figures:
         """Share of the negative slides that are called negative."""
         return self.true_negatives / (self.true_negatives + self.false_positives)
 
+    def headline(self) -> dict[str, float]:
+        """Those that are logged after each epoch."""
+        names = ("auc", "average_precision", "sensitivity", "specificity", "threshold")
+        return {name: getattr(self, name) for name in names}
+
 
 def decisions(labels: NDArray[np.int64], called: NDArray[np.bool_]) -> dict[str, Share]:
     """Sensitivity, specificity and predictive values of slides with `labels` (S,) that are `called` positive (S,)."""

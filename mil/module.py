@@ -6,7 +6,6 @@ leaves is `outcome`'s. Files of a run lie in `trainer.default_root_dir`.
 """
 
 import os
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,16 +130,17 @@ class SlideMIL(L.LightningModule):
     def training_step(self, batch: list[Item], batch_idx: int) -> Tensor:
         """The mean loss of some slides; dropout depends on the seed and the position only, so resumed runs agree."""
         torch.manual_seed(derive(self.seed, self.current_epoch, batch_idx))
-        losses = [self.head.loss(item.features, item.label or 0, partial(self._loss, item=item)) for item in batch]
-        loss = torch.stack(losses).mean()
+        labels = torch.tensor([item.label or 0 for item in batch], device=self.device)
+        loss = self.head.losses([item.features for item in batch], labels, self._losses).mean()
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch))
         return loss
 
-    def _loss(self, logit: Tensor, item: Item | Judged) -> Tensor:
-        """Cross-entropy () of one slide, positives weighted as their rarity in training asks."""
-        target = torch.full_like(logit, float(item.label or 0))
-        weight = torch.full_like(logit, self.positive_weight)
-        return nn.functional.binary_cross_entropy_with_logits(logit, target, pos_weight=weight)
+    def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of slides, any shape, positives weighted as their rarity in training asks."""
+        weight = torch.tensor(self.positive_weight, device=logits.device)
+        return nn.functional.binary_cross_entropy_with_logits(
+            logits.float(), labels.float(), pos_weight=weight, reduction="none"
+        )
 
     def validation_step(self, batch: list[Item], batch_idx: int) -> None:
         """Keeps each slide's logit for the end of the epoch."""
@@ -155,8 +155,10 @@ class SlideMIL(L.LightningModule):
         return self._judge(batch)
 
     def _judge(self, batch: list[Item]) -> list[float]:
+        """In float32 whatever training's precision: the threshold is that of the logits that a diagnosis gives."""
         for item in batch:
-            logit, score = self.head(item.features)  # (), (N,)
+            with torch.autocast(self.device.type, enabled=False):
+                logit, score = self.head(item.features)  # (), (N,)
             if not torch.isfinite(logit):
                 raise InputError(
                     f"slide {item.slide_id}: the head answers {float(logit)}; its training diverged: lower model.lr"
@@ -183,8 +185,7 @@ class SlideMIL(L.LightningModule):
         if not self._fitting:
             Console().print(table(f"{self._mark}validation, {len(said)} slides", found))
             return
-        losses = [self._loss(torch.tensor(slide.logit), slide) for slide in said]
-        loss = float(torch.stack(losses).mean())
+        loss = float(self._losses(torch.from_numpy(logits), torch.from_numpy(labels)).mean())
         chosen = choice(labels, found.auc, loss)
         self.log_dict({"val/loss": loss, "val/choice": chosen}, batch_size=1)
         if chosen > self.best:
@@ -237,13 +238,6 @@ class SlideMIL(L.LightningModule):
         return said, np.array([slide.logit for slide in said])
 
     def _log_figures(self, split: str, found: Figures) -> None:
-        names = {
-            "auc": found.auc,
-            "average_precision": found.average_precision,
-            "sensitivity": found.sensitivity,
-            "specificity": found.specificity,
-            "threshold": found.threshold,
-        }
         mark = "" if self._fitting else self._mark  # an encoder's leak is of test slides; fitting never sees them
-        for name, value in names.items():
+        for name, value in found.headline().items():
             self.log(f"{mark}{split}/{name}", value, prog_bar=name == "auc", batch_size=1)
