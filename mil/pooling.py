@@ -39,22 +39,31 @@ class Attention(PackedHead):
 
     Features are first embedded by a layer with ReLU, as in the paper's networks; the score is the attention weight a_k,
     and the weights of a bag add up to 1.
+
+    Args:
+        width: D, the width of the features.
+        embedding: Width of the embedding; null pools the features themselves, which is quicker.
+        hidden: Width of the attention network.
+        dropout: After the embedding.
     """
 
     gated = False
 
-    def __init__(self, width: int, embedding: int = 256, hidden: int = 128, dropout: float = 0.25) -> None:
+    def __init__(self, width: int, embedding: int | None = 256, hidden: int = 128, dropout: float = 0.25) -> None:
         super().__init__()
-        self.embed = nn.Sequential(nn.Linear(width, embedding), nn.ReLU(), Dropout(dropout))
-        self.content = nn.Linear(embedding, hidden)  # V of the paper
+        self.embed = nn.Sequential()
+        if embedding is not None:
+            self.embed.extend((nn.Linear(width, embedding), nn.ReLU(), Dropout(dropout)))
+            width = embedding
+        self.content = nn.Linear(width, hidden)  # V of the paper
         if self.gated:
-            self.gate = nn.Linear(embedding, hidden)  # U of the paper
+            self.gate = nn.Linear(width, hidden)  # U of the paper
         self.weigh = nn.Linear(hidden, 1)  # w of the paper; its bias cancels in the softmax
-        self.classify = nn.Linear(embedding, 1)
+        self.classify = nn.Linear(width, 1)
 
     def forward_packed(self, bags: Packed) -> tuple[Tensor, Tensor]:
         """Logits (B,), attention (N,)."""
-        h = self.embed(bags.tiles)  # (N, E)
+        h = self.embed(bags.tiles)  # (N, E), E = D without an embedding
         mixed = torch.tanh(self.content(h))  # (N, H)
         if self.gated:
             mixed = mixed * torch.sigmoid(self.gate(h))

@@ -17,7 +17,9 @@ def bag_of(n: int) -> torch.Tensor:
 def by_the_paper(head: Attention, bag: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
     """Ilse et al. 2018, equation 7 with the weights of 9 where the head has a gate, else of 8."""
     p = {name: value.detach().double().numpy() for name, value in head.state_dict().items()}
-    h = [np.maximum(p["embed.0.weight"] @ x + p["embed.0.bias"], 0) for x in bag]
+    h = list(bag)
+    if "embed.0.weight" in p:
+        h = [np.maximum(p["embed.0.weight"] @ x + p["embed.0.bias"], 0) for x in bag]
     e = []
     for h_k in h:
         content = np.tanh(p["content.weight"] @ h_k + p["content.bias"])
@@ -30,13 +32,15 @@ def by_the_paper(head: Attention, bag: NDArray[np.float64]) -> tuple[float, NDAr
 
 
 @pytest.mark.parametrize("n", [1, 2, 37])
+@pytest.mark.parametrize("embedding", [7, None])
 @pytest.mark.parametrize("kind", [Attention, GatedAttention])
-def test_attention_is_the_formula_of_the_paper(kind: type[Attention], n: int) -> None:
+def test_attention_is_the_formula_of_the_paper(kind: type[Attention], embedding: int | None, n: int) -> None:
     torch.manual_seed(0)
-    head = kind(WIDTH, embedding=7, hidden=5).eval()
+    head = kind(WIDTH, embedding=embedding, hidden=5).eval()
     with torch.inference_mode():
         logit, attention = head(bag_of(n))
     wanted, weights = by_the_paper(head, bag_of(n).double().numpy())
+    assert ("embed.0.weight" in head.state_dict()) == (embedding is not None)
     assert ("gate.weight" in head.state_dict()) == (kind is GatedAttention)
     assert logit.shape == ()
     assert float(logit) == pytest.approx(wanted, abs=1e-6)
