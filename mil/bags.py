@@ -1,7 +1,7 @@
 """Feature bags: one HDF5 file a slide, in the layout that CLAM and TRIDENT write and read.
 
 Datasets `features` (N, D) float16 and `coords` (N, 2) int32, the tiles' top-left corners in level-0 pixels (x, y).
-Bags of CLAM and TRIDENT are read as they are: float32, a leading axis of 1, no attributes. Beside our own bags lies
+Bags of CLAM and TRIDENT are read as they are: float32, a leading axis of 1, other attributes. Beside our own bags lies
 `encoder.json`, the card of the encoder that made them, which the leak guard needs.
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from papsmear.errors import InputError, UsageError
@@ -63,18 +64,27 @@ def write_bag(
 
 def read_bag(file: Path) -> Bag:
     """Reads a bag of ours, of CLAM or of TRIDENT; InputError where it is broken, empty or not finite."""
+    features = read_features(file)
+    with _open(file) as h5:
+        return Bag(file.stem, features, np.asarray(h5["coords"]).reshape(-1, 2).astype(np.int32))
+
+
+def read_features(file: Path) -> NDArray[np.float16]:
+    """The features (N, D) of a bag alone; errors as in `read_bag`."""
     with _open(file) as h5:
         n, width = _shape(file, h5)
-        features = np.asarray(h5["features"]).reshape(n, width)  # TRIDENT has (1, N, D)
-        xy_level0 = np.asarray(h5["coords"]).reshape(-1, 2) if "coords" in h5 else None
+        features = np.asarray(h5["features"]).reshape(n, width)  # TRIDENT may have (1, N, D)
+        have = h5["coords"].size // 2 if "coords" in h5 else "none"
     if not _all_finite(features):
         raise InputError(f"{file}: slide {file.stem} has features that are not finite (NaN or inf); embed it again")
-    if xy_level0 is None or len(xy_level0) != n:
-        have = "none" if xy_level0 is None else len(xy_level0)
+    if have != n:
         raise InputError(f"{file}: slide {file.stem} has {n} features but {have} coords; embed it again")
-    if features.dtype != np.float16 and np.abs(features).max() > np.finfo(np.float16).max:
+    if features.dtype == np.float16:
+        return features
+    if max(-features.min(), features.max()) > np.finfo(np.float16).max:
         raise InputError(f"{file}: slide {file.stem} has features beyond float16 (65,504); scale the encoder's output")
-    return Bag(file.stem, features.astype(np.float16), xy_level0.astype(np.int32))
+    half: NDArray[np.float16] = torch.from_numpy(features).half().numpy()  # twenty times as fast as NumPy
+    return half
 
 
 def _all_finite(features: NDArray[Any]) -> bool:
@@ -114,6 +124,13 @@ def read_card(file: Path) -> BagCard | None:
         )
     except KeyError:
         return None
+
+
+def read_size_level0(file: Path) -> float | None:
+    """The tiles' side in level-0 pixels, by our card or TRIDENT's; None where the bag does not tell (CLAM)."""
+    with _open(file) as h5:
+        side = h5.attrs.get("size_level0", h5["coords"].attrs.get("patch_size_level0") if "coords" in h5 else None)
+        return None if side is None else float(side)
 
 
 def read_attribute(file: Path, name: str) -> str | None:

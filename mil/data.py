@@ -18,12 +18,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from papsmear.cohort import Slide, read_slides
 from papsmear.errors import UsageError
-from papsmear.mil.bags import BagCard, bag_shape, read_bag, read_card, read_encoder_card
+from papsmear.mil.bags import BagCard, bag_shape, read_card, read_encoder_card
 from papsmear.mil.draws import Balance, Cell, EpochOrder, cells_of
+from papsmear.mil.shelf import Shelf
 from papsmear.progress import say
 from papsmear.ssl.card import check_leak
 
 PARTS = ("train", "validation", "test")
+BLOCK = 128  # tiles of which the statistics are taken at once, so that they stay in the cache
 
 
 class Item(NamedTuple):
@@ -35,10 +37,10 @@ class Item(NamedTuple):
 
 
 class Bags(Dataset[Item]):
-    """Slides with their bags, read from disk when asked for: h5 files of a few MB, kept in memory by the system."""
+    """Slides with their bags."""
 
-    def __init__(self, folder: Path, slides: Sequence[Slide]) -> None:
-        self.folder, self.slides = folder, slides
+    def __init__(self, shelf: Shelf, slides: Sequence[Slide]) -> None:
+        self.shelf, self.slides = shelf, slides
 
     def __len__(self) -> int:
         """How many slides."""
@@ -47,8 +49,7 @@ class Bags(Dataset[Item]):
     def __getitem__(self, index: int) -> Item:
         """The slide at `index`; InputError where its bag is broken."""
         slide = self.slides[index]
-        bag = read_bag(self.folder / f"{slide.slide_id}.h5")
-        return Item(slide.slide_id, torch.from_numpy(bag.features), slide.label)
+        return Item(slide.slide_id, torch.from_numpy(self.shelf.features(slide.slide_id)), slide.label)
 
 
 class BagData(L.LightningDataModule):
@@ -62,6 +63,7 @@ class BagData(L.LightningDataModule):
         allow_leak: Test although the encoder has seen test slides; every figure is then marked LEAK.
         balance: How slides are drawn for training. none: each once an epoch, positive ones weighted by their rarity in
             the loss. class: both classes as often. site, scanner: also each site or scanner within a class.
+        keep_gib: How many GiB of bags are kept in memory; the others are read anew in each epoch.
     """
 
     def __init__(
@@ -72,10 +74,12 @@ class BagData(L.LightningDataModule):
         batch_size: int = 4,
         allow_leak: bool = False,
         balance: Balance = "none",
+        keep_gib: float = 4,
     ) -> None:
         super().__init__()
         self.features, self.slides, self.fold = features, slides, fold
         self.batch_size, self.allow_leak, self.balance = batch_size, allow_leak, balance
+        self.keep_gib = keep_gib
         self.seed = 0
         self.leak = False
         self.parts: dict[str, list[Slide]] = {}
@@ -87,8 +91,7 @@ class BagData(L.LightningDataModule):
             raise UsageError("trainer.devices: MIL on bags trains on one device; set --trainer.devices=1")
         if self.batch_size < 1:
             raise UsageError(f"data.batch_size={self.batch_size}: a training step needs at least 1 slide")
-        if not self.features.is_dir():
-            raise UsageError(f"{self.features}: there is no folder of bags; make it with papsmear embed")
+        self.shelf = Shelf(self.features, self.keep_gib)
         slides = read_slides(self.slides, need_files=False)
         if stage == "predict":
             self.parts = {"predict": slides}
@@ -96,9 +99,9 @@ class BagData(L.LightningDataModule):
             self.parts = _parts(self.slides, slides, self.fold)
             self.cells = cells_of(self.parts["train"], self.balance)
         wanted = [slide.slide_id for part in self.parts.values() for slide in part]
-        self.width = _common_width(self.features, wanted)
-        self.bag_card = _common_card(self.features, wanted)
-        self.encoder_card = read_encoder_card(self.features)
+        self.width = _common_width(self.shelf, wanted)
+        self.bag_card = _common_card(self.shelf, wanted)
+        self.encoder_card = read_encoder_card(self.shelf.folder)
         if stage != "predict":
             if self.encoder_card is not None:
                 self.leak = check_leak(self.encoder_card, self.ids("test"), self.allow_leak)
@@ -125,9 +128,12 @@ class BagData(L.LightningDataModule):
         first, second = np.zeros(self.width), np.zeros(self.width)
         train = self.parts["train"]
         for slide in train:
-            x = torch.from_numpy(read_bag(self.features / f"{slide.slide_id}.h5").features).double()  # (N, D)
-            first += x.mean(dim=0).numpy() / len(train)
-            second += x.square_().mean(dim=0).numpy() / len(train)
+            bag = torch.from_numpy(self.shelf.features(slide.slide_id))  # (N, D)
+            share = 1 / len(bag) / len(train)
+            for block in torch.split(bag, BLOCK):
+                x = block.double()
+                first += x.sum(dim=0).numpy() * share
+                second += x.square_().sum(dim=0).numpy() * share
         std = np.sqrt(np.maximum(second - first**2, 0))
         std[std < 1e-6] = 1  # a feature that never changes says nothing, at any scale
         return first.astype(np.float32), std.astype(np.float32)
@@ -151,7 +157,7 @@ class BagData(L.LightningDataModule):
         return self._loader("predict")
 
     def _loader(self, part: str, **settings: Any) -> DataLoader[Item]:
-        return DataLoader(Bags(self.features, self.parts[part]), collate_fn=list, **settings)
+        return DataLoader(Bags(self.shelf, self.parts[part]), collate_fn=list, **settings)
 
     def _report(self, stage: str, slides: Sequence[Slide]) -> None:
         if stage != "fit":
@@ -197,32 +203,32 @@ def _parts(file: Path, slides: Sequence[Slide], fold: int) -> dict[str, list[Sli
     return parts
 
 
-def _common_width(folder: Path, slide_ids: Sequence[str]) -> int:
+def _common_width(shelf: Shelf, slide_ids: Sequence[str]) -> int:
     """D of all bags; a UsageError that lists the missing ones, or those of differing width."""
-    missing = [slide_id for slide_id in slide_ids if not (folder / f"{slide_id}.h5").is_file()]
+    missing = [slide_id for slide_id in slide_ids if not shelf.file(slide_id).is_file()]
     if missing:
         raise UsageError(
-            f"{folder}: no bag for {len(missing)} slides of the csv: {', '.join(missing)}; embed them, or "
+            f"{shelf.folder}: no bag for {len(missing)} slides of the csv: {', '.join(missing)}; embed them, or "
             "take them out of the csv"
         )
     by_width: dict[int, list[str]] = {}
     for slide_id in slide_ids:
-        by_width.setdefault(bag_shape(folder / f"{slide_id}.h5")[1], []).append(slide_id)
+        by_width.setdefault(bag_shape(shelf.file(slide_id))[1], []).append(slide_id)
     if len(by_width) > 1:
         told = "; ".join(f"{width} features in {len(ids)} bags, such as {ids[0]}" for width, ids in by_width.items())
-        raise UsageError(f"{folder}: bags of differing width: {told}; embed all slides with one encoder")
+        raise UsageError(f"{shelf.folder}: bags of differing width: {told}; embed all slides with one encoder")
     return next(iter(by_width))
 
 
-def _common_card(folder: Path, slide_ids: Sequence[str]) -> BagCard | None:
+def _common_card(shelf: Shelf, slide_ids: Sequence[str]) -> BagCard | None:
     """The card of the first bag, None for bags of others; a UsageError where others were made in another way."""
-    cards = {slide_id: read_card(folder / f"{slide_id}.h5") for slide_id in slide_ids}
+    cards = {slide_id: read_card(shelf.file(slide_id)) for slide_id in slide_ids}
     by_way: dict[str, list[str]] = {}
     for slide_id, card in cards.items():
         by_way.setdefault(_way(card), []).append(slide_id)
     if len(by_way) > 1:
         told = "; ".join(f"{way} in {len(ids)} bags, such as {ids[0]}" for way, ids in by_way.items())
-        raise UsageError(f"{folder}: bags made in differing ways: {told}; tile and embed all slides alike")
+        raise UsageError(f"{shelf.folder}: bags made in differing ways: {told}; tile and embed all slides alike")
     return cards[slide_ids[0]]
 
 

@@ -16,7 +16,7 @@ from papsmear import __version__
 from papsmear.cohort import Slide, write_rows
 from papsmear.errors import InputError
 from papsmear.files import write_text
-from papsmear.mil.bags import read_bag, read_card
+from papsmear.mil.bags import read_bag, read_size_level0
 from papsmear.mil.calibration import Calibration
 from papsmear.mil.evaluation import TITLES, Evaluation, evaluate
 from papsmear.mil.model import HeadCard
@@ -67,16 +67,16 @@ def outcome(card: HeadCard, bags: "BagData", judged: Sequence[Judged]) -> Outcom
 
 def _top_tiles(slide: Slide, bags: "BagData", said: Judged) -> list[TopTiles]:
     """How many of a positive slide's top tiles hold an annotated cell; empty where nothing tells."""
-    name, file = slide.row.get("annotations", ""), bags.features / f"{slide.slide_id}.h5"
-    card = read_card(file)
-    if slide.label != 1 or not name or card is None:  # bags of other programs do not say how large a tile is
+    name, file = slide.row.get("annotations", ""), bags.shelf.file(slide.slide_id)
+    size_level0 = read_size_level0(file)
+    if slide.label != 1 or not name or size_level0 is None:
         return []
     try:
         cells = abnormal_cells(bags.slides.parent / name)  # (A, 2)
     except InputError as error:
         say(f"{slide.slide_id}: its top tiles are not counted: {error}")
         return []
-    return top_tiles(said.ranked, read_bag(file).xy_level0, card.size_level0, cells) if len(cells) else []
+    return top_tiles(said.ranked, read_bag(file).xy_level0, size_level0, cells) if len(cells) else []
 
 
 def write_outcome(run: Path, test: Outcome) -> None:

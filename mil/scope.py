@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from papsmear.mil.bags import read_attribute, read_bag
+from papsmear.mil.bags import read_attribute
 
 if TYPE_CHECKING:  # a diagnosis reads a head's scope, and should not wait for lightning
     from papsmear.mil.data import BagData
@@ -50,10 +50,10 @@ class Scope:
 
         The validation slides are no part of mean and std: their distance is that of slides not seen.
         """
-        files = [bags.features / f"{slide_id}.h5" for part in ("train", "validation") for slide_id in bags.ids(part)]
-        features = (read_bag(file).features for file in files)
+        ids = (*bags.ids("train"), *bags.ids("validation"))
+        features = map(bags.shelf.features, ids)
         tiles, distances = zip(*((len(x), distance(x, mean, std)) for x in features), strict=True)
-        focus = [read_attribute(file, "focus") for file in files]
+        focus = [read_attribute(bags.shelf.file(slide_id), "focus") for slide_id in ids]
         return cls(
             tiles=int(np.median(tiles)),
             focus=min(map(float, known)) if (known := [f for f in focus if f is not None]) else None,

@@ -35,7 +35,7 @@ from papsmear.run_logger import RunLogger, end_run
 from papsmear.tracking import wandb_mode
 
 # What may differ between a run's first start and the next: it does not change what is learnt.
-FREE_KEYS = ("workers", "cache", "allow_leak")
+FREE_KEYS = ("workers", "cache", "allow_leak", "keep_gib")
 
 # Advice of libraries that does not hold here, or that our users can do nothing about.
 HARMLESS = (
