@@ -13,6 +13,7 @@ in the step. Rates are those of CPU time, all networks in turn in each round, so
 
 import argparse
 import importlib.util
+import os
 import statistics
 import tempfile
 import time
@@ -129,6 +130,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as papsmear's commands do, here for all alike
     reads = []
     there = importlib.util.find_spec("torchmil") is not None
     print("| bags | network | " + ("torchmil | " if there else "") + "plain loop | float32 | bfloat16 | times |")
