@@ -52,7 +52,7 @@ TRAINING = ("fit", "validate", "test", "predict")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0 done, 1 some inputs failed, 2 wrong usage."""
-    # Torch reads it when it first needs memory: large tensors in huge pages, of which a new one costs a tenth (Linux).
+    # Torch reads it when it first needs memory: large tensors go into huge pages, so that new ones cost less (Linux).
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     logging.raiseExceptions = False  # a library's log that cannot be written is no matter of the user's
     words = list(sys.argv[1:] if argv is None else argv)
