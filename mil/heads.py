@@ -11,6 +11,7 @@ from papsmear.mil.dsmil import DSMIL
 from papsmear.mil.head import Head, Standardised
 from papsmear.mil.pooling import Attention, GatedAttention, Max, Mean
 from papsmear.mil.recurrent import Recurrent, RecurrentEnsemble
+from papsmear.mil.topk import TopK
 from papsmear.mil.transmil import TransMIL, TransMILUnordered
 
 HEADS: dict[str, type[Head]] = {
@@ -28,11 +29,15 @@ HEADS: dict[str, type[Head]] = {
 }
 
 
-def build_head(name: str, width: int, settings: dict[str, Any]) -> Standardised:
-    """The head called `name` for features of `width`; UsageError where there is no such head or setting."""
+def build_head(name: str, width: int, settings: dict[str, Any], top_k: int | None = None) -> Standardised:
+    """The head called `name` for features of `width`, on all tiles or the `top_k` of highest score.
+
+    Raises UsageError where there is no such head or setting.
+    """
     if name not in HEADS:
         raise UsageError(f"head {name!r}: there is no such head; choose one of {', '.join(HEADS)}")
     try:
-        return Standardised(HEADS[name](width, **settings), width)
+        head = HEADS[name](width, **settings)
     except (TypeError, ValueError) as error:
         raise UsageError(f"head {name}: head_args {settings} do not fit: {error}") from error
+    return Standardised(head if top_k is None else TopK(head, top_k), width)

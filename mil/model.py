@@ -34,6 +34,7 @@ class HeadCard(Provenance):
 
     `threshold` is a calibrated probability. It and the calibration (`temperature`, `prior_log_odds`) were chosen on the
     validation slides. `scope` tells which slides the head can judge; heads of papsmear 0.1 have none.
+    `top_k`: of how many tiles of highest score the slide's logit is; None for all.
     """
 
     head: str
@@ -42,6 +43,7 @@ class HeadCard(Provenance):
     temperature: float = 1.0
     prior_log_odds: float = 0.0
     scope: Scope | None = None
+    top_k: int | None = None
 
     @property
     def calibration(self) -> Calibration:
@@ -90,7 +92,7 @@ def load_head(run: Path) -> TrainedHead:
     try:
         header, weights = read_safetensors(file)
         card = HeadCard.from_dict(json.loads(header["head_card"]))
-        head = build_head(card.head, card.width, card.head_args)
+        head = build_head(card.head, card.width, card.head_args, card.top_k)
         head.load_state_dict(weights)
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"{file}: not a whole trained head ({error}); train it again, or copy it again") from error
