@@ -21,6 +21,7 @@ from papsmear.errors import UsageError
 from papsmear.mil.bags import BagCard, bag_shape, read_card, read_encoder_card
 from papsmear.mil.draws import Balance, Cell, EpochOrder, cells_of
 from papsmear.mil.shelf import Shelf
+from papsmear.probes.sources import SetSource
 from papsmear.progress import say
 from papsmear.ssl.card import check_leak
 
@@ -64,6 +65,8 @@ class BagData(L.LightningDataModule):
         balance: How slides are drawn for training. none: each once an epoch, positive ones weighted by their rarity in
             the loss. class: both classes as often. site, scanner: also each site or scanner within a class.
         keep_gib: How many GiB of bags are kept in memory; the others are read anew in each epoch.
+        cells: Sets of labelled single cells, as for papsmear c3p, to paste on tiles where the model has a `tile_loss`.
+        shards: The shards of the bags' tiles, to paste the cells on.
     """
 
     def __init__(
@@ -75,11 +78,14 @@ class BagData(L.LightningDataModule):
         allow_leak: bool = False,
         balance: Balance = "none",
         keep_gib: float = 4,
+        cells: dict[str, SetSource | Path] | None = None,
+        shards: Path | None = None,
     ) -> None:
         super().__init__()
         self.features, self.slides, self.fold = features, slides, fold
         self.batch_size, self.allow_leak, self.balance = batch_size, allow_leak, balance
         self.keep_gib = keep_gib
+        self.single_cells, self.shards = cells, shards
         self.seed = 0
         self.leak = False
         self.parts: dict[str, list[Slide]] = {}

@@ -24,10 +24,11 @@ from papsmear.mil.heads import build_head
 from papsmear.mil.metrics import Figures, choice, figures, table
 from papsmear.mil.model import NAME, HeadCard, save_head
 from papsmear.mil.operating import OperatingPoint, check_operating_point, choose_threshold
-from papsmear.mil.outcome import RANKED, Judged, log_outcome, outcome, write_outcome, write_predictions
+from papsmear.mil.outcome import Judged, log_outcome, outcome, write_outcome, write_predictions
 from papsmear.mil.patience import Patience
 from papsmear.mil.provenance import Provenance
 from papsmear.mil.scope import Scope
+from papsmear.mil.tile_labels import TileLabels
 from papsmear.seeds import derive
 
 
@@ -44,6 +45,9 @@ class SlideMIL(L.LightningModule):
         weight_decay: Weight decay of AdamW.
         operating_point: From which probability on a slide is called positive, chosen on the validation slides: youden,
             or the most specific point of a wanted sensitivity, such as {sensitivity: 0.95}.
+        top_k: Judge a slide by so many tiles of highest score alone; null: by all.
+        tile_loss: λ of L_slide + λ · L_tile, the loss of labelled tiles; 0: none.
+        renew_every: Collect canvases anew every so many epochs, where cells are pasted (`data.cells`).
         patience: Stop after so many epochs without a better `val/choice`; null never stops.
     """
 
@@ -57,18 +61,20 @@ class SlideMIL(L.LightningModule):
         weight_decay: float = 1e-2,
         operating_point: OperatingPoint = "youden",
         patience: int | None = 20,
+        top_k: int | None = None,
+        tile_loss: float = 0.0,
+        renew_every: int = 10,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.head_name, self.head_args = head, head_args or {}
+        self.head_name, self.head_args, self.top_k = head, head_args or {}, top_k
         self.lr, self.weight_decay = lr, weight_decay
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
         check_operating_point(operating_point)
         self.operating_point, self.patience = operating_point, patience
-        self.threshold = 0.5
+        self.tile_loss, self.labelled = tile_loss, TileLabels(self.seed, renew_every) if tile_loss else None
+        self.threshold, self.positive_weight, self.best = 0.5, 1.0, -np.inf
         self.calibration = Calibration()
-        self.positive_weight = 1.0
-        self.best = -np.inf
         self.provenance: Provenance | None = None
         self.scope: Scope | None = None
         self.seen: list[Judged] = []
@@ -87,7 +93,7 @@ class SlideMIL(L.LightningModule):
         """Builds the head for the width of the bags, standardising by the training bags when fitting."""
         self.bags.seed = self.seed
         torch.manual_seed(derive(self.seed, "head"))
-        self.head = build_head(self.head_name, self.bags.width, self.head_args)
+        self.head = build_head(self.head_name, self.bags.width, self.head_args, self.top_k)
         if stage == "fit":
             mean, std = self.bags.feature_statistics()
             self.head.mean.copy_(torch.from_numpy(mean))
@@ -100,8 +106,9 @@ class SlideMIL(L.LightningModule):
         return torch.optim.AdamW(self.head.parameters(), lr=self.lr, weight_decay=self.weight_decay)
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """Early stopping, where it is wanted."""
-        return [] if self.patience is None else [Patience(*self.monitor, self.patience)]
+        """Early stopping and labelled tiles, where they are wanted."""
+        stopping = None if self.patience is None else Patience(*self.monitor, self.patience)
+        return [callback for callback in (stopping, self.labelled) if callback]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the operating point, the best figure so far and what the head was trained on beside the weights."""
@@ -132,6 +139,8 @@ class SlideMIL(L.LightningModule):
         torch.manual_seed(derive(self.seed, self.current_epoch, batch_idx))
         labels = torch.tensor([item.label or 0 for item in batch], device=self.device)
         loss = self.head.losses([item.features for item in batch], labels, self._losses).mean()
+        if self.labelled:
+            loss = loss + self.tile_loss * self.labelled.loss(self.head, self.current_epoch, batch_idx)
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch))
         return loss
 
@@ -163,10 +172,7 @@ class SlideMIL(L.LightningModule):
                 raise InputError(
                     f"slide {item.slide_id}: the head answers {float(logit)}; its training diverged: lower model.lr"
                 )
-            ranked = (
-                torch.argsort(score, descending=True, stable=True)[:RANKED].tolist() if self.trainer.testing else ()
-            )
-            self.seen.append(Judged(item.slide_id, item.label, float(logit), tuple(ranked)))
+            self.seen.append(Judged.of(item.slide_id, item.label, logit, score if self.trainer.testing else score[:0]))
         return [said.logit for said in self.seen[-len(batch) :]]
 
     # Ends of epochs
@@ -217,6 +223,7 @@ class SlideMIL(L.LightningModule):
             head_args=self.head_args,
             threshold=self.threshold,
             scope=self.scope,
+            top_k=self.top_k,
             **vars(self.calibration),
             **vars(self.provenance),
         )

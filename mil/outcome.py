@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy.special import expit
+from torch import Tensor
 
 from papsmear import __version__
 from papsmear.cohort import Slide, write_rows
@@ -42,6 +43,12 @@ class Judged(NamedTuple):
     label: int | None
     logit: float
     ranked: tuple[int, ...]
+
+    @classmethod
+    def of(cls, slide_id: str, label: int | None, logit: Tensor, score: Tensor) -> "Judged":
+        """A head's answer: the logit () and the tiles' scores (N,)."""
+        ranked = score.argsort(descending=True, stable=True)[:RANKED]
+        return cls(slide_id, label, float(logit), tuple(ranked.tolist()))
 
 
 class Outcome(NamedTuple):
