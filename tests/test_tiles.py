@@ -184,13 +184,14 @@ def test_labelled_tiles_teach_what_slides_alone_do_not(seed: int) -> None:
 @pytest.fixture
 def fit(cohort: Path, root: Path) -> Callable[..., int]:
     """Trains on the cohort with the shipped configuration, fold 2 held out."""
+    return partial(command, "fit", cohort, root, "--data.fold=2", f"--trainer.default_root_dir={cohort / 'run'}")
 
-    def run(*words: str) -> int:
-        shipped = [f"-c={root / 'configs' / 'mil.yaml'}", "--trainer.accelerator=cpu", "--trainer.logger=false"]
-        data = [f"--data.features={cohort / 'features'}", f"--data.slides={cohort / 'slides.csv'}", "--data.fold=2"]
-        return main(["fit", *shipped, *data, f"--trainer.default_root_dir={cohort / 'run'}", *words])
 
-    return run
+def command(name: str, cohort: Path, root: Path, *words: str) -> int:
+    shipped = [f"-c={root / 'configs' / 'mil.yaml'}", "--trainer.accelerator=cpu", "--trainer.logger=false"]
+    return main(
+        [name, *shipped, f"--data.features={cohort / 'features'}", f"--data.slides={cohort / 'slides.csv'}", *words]
+    )
 
 
 BOTH = ("--model.tile_loss=0.5", "--model.top_k=8")
@@ -228,6 +229,16 @@ def test_the_tiles_loss_moves_the_weights_by_its_share(cohort: Path, fit: Callab
         weights.append(state["head.head.classify.weight"])
     assert not torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[1], weights[2])
+
+
+def test_a_cross_validation_compares_both_changes(cohort: Path, root: Path) -> None:
+    variants = "{plain: {head: mean}, both: {head: mean, top_k: 8, tile_loss: 0.5}}"
+    out = cohort / "crossval"
+    words = (f"--heads={variants}", "--folds=[2]", f"--out={out}", "--trainer.max_epochs=1")
+    assert command("crossval", cohort, root, *words) == 0
+    plain, both = (load_head(out / f"{name}-fold2") for name in ("plain", "both"))
+    assert (plain.card.top_k, both.card.top_k) == (None, 8)
+    assert [row["head"] for row in json.loads((out / "crossval.json").read_text())["systems"]] == ["plain", "both"]
 
 
 def drop_annotations(cohort: Path) -> None:
