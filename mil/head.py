@@ -108,6 +108,8 @@ class Standardised(nn.Module):
         block = max(BLOCK // len(self.mean), 1) if device == "cpu" else max(sizes)
         blocks = [part for bag in bags for part in torch.split(bag, block)]
         scale = 1 / self.std
-        for part, out in zip(blocks, torch.split(tiles, [len(part) for part in blocks]), strict=True):
-            out.copy_((part.float() - self.mean).mul_(scale))
+        first = 0
+        for part in blocks:
+            tiles[first : first + len(part)] = (part.float() - self.mean).mul_(scale)
+            first += len(part)
         return Packed(tiles, sizes)

@@ -43,7 +43,7 @@ class LabelledTiles:
 
 def tile_loss(head: Standardised, tiles: LabelledTiles) -> Tensor:
     """L_tile (): the mean loss of the tiles, each as a slide of its own. Both classes count the same."""
-    return head.losses(torch.split(tiles.features, 1), tiles.labels, _cross_entropy).mean()
+    return head.losses(torch.split(tiles.features, 1), tiles.labels.long(), _cross_entropy).mean()
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
