@@ -14,7 +14,7 @@ from papsmear.errors import InputError, UsageError
 from papsmear.mil.crossreport import Results, write_results
 from papsmear.mil.runs import Run, System
 from papsmear.progress import say
-from papsmear.tracking import start_run
+from papsmear.tracking import run_of_job
 
 Settings = dict[str, Any]
 
@@ -69,7 +69,7 @@ def crossval(
     if whole["trainer"].get("logger") is False:
         write_results(out, results)
     else:
-        with start_run(out, "crossval", out.absolute().name, {"model": model, "data": data}) as wandb_run:
+        with run_of_job(out, "crossval", {"model": model, "data": data}) as wandb_run:
             write_results(out, results, wandb_run)
     for name, why in failed.items():
         say(f"failed: {name}: {why}")

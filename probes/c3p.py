@@ -31,7 +31,7 @@ from papsmear.probes.sources import SetSource
 from papsmear.progress import say
 from papsmear.ssl.card import check_leak
 from papsmear.ssl.encoder import load_encoder
-from papsmear.tracking import start_run
+from papsmear.tracking import run_of_job
 
 
 def c3p(
@@ -175,7 +175,7 @@ def _write(out: Path, ablation: Ablation, config: dict[str, Any]) -> None:
     write_text(out / "c3p.json", c3p_json(ablation))
     write_c3p_page(out / "c3p.html", ablation, picture, drawn)
     cards = {name: json.loads(json.dumps(asdict(card))) for name, card in ablation.cards.items()}
-    with start_run(out, "c3p", out.name or "c3p", {**config, "cards": cards}) as run:
+    with run_of_job(out, "c3p", {**config, "cards": cards}) as run:
         log_c3p(run, ablation, picture, drawn, out / "c3p.html")
 
 

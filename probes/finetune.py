@@ -30,7 +30,7 @@ from papsmear.probes.splits import Part, source_pictures
 from papsmear.probes.tuning import Work, fit, mean_scores
 from papsmear.progress import say
 from papsmear.ssl.encoder import Encoder, load_encoder
-from papsmear.tracking import start_run
+from papsmear.tracking import run_of_job
 
 
 def finetune(
@@ -85,7 +85,7 @@ def finetune(
     write_text(out / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     write_text(out / "finetune.json", results_json(results))
     write_page(out / "finetune.html", results)
-    with start_run(out, "finetune", out.name or "finetune", config) as run:
+    with run_of_job(out, "finetune", config) as run:
         log_to_wandb(run, results, out / "finetune.html")
     print_table(results)
     say(f"report: {out / 'finetune.html'}")

@@ -34,7 +34,7 @@ from papsmear.probes.wandb_run import log_to_wandb
 from papsmear.progress import say, track
 from papsmear.ssl.card import check_leak
 from papsmear.ssl.encoder import Encoder, load_encoder
-from papsmear.tracking import run_of, start_run
+from papsmear.tracking import run_of, run_of_job
 
 KS = (1, 3, 5, 7, 10, 15, 20, 30)
 
@@ -121,7 +121,7 @@ def probe(
     cards = {name: json.loads(json.dumps(asdict(card))) for name, card in results.cards.items()}
     told = {**config, "cards": cards, "pretraining": results.pretraining}
     files = [out / name for name in ("report.html", "results.json", BOOTSTRAP)]
-    with start_run(out, "probe", out.name or "probe", told) as run:
+    with run_of_job(out, "probe", told) as run:
         log_to_wandb(run, results, drawn, files)
         if report:
             write_report(run, results)

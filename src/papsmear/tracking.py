@@ -9,6 +9,8 @@ import netrc
 import os
 import re
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 from urllib.parse import urlsplit
@@ -54,7 +56,7 @@ def has_login() -> bool:
 
 
 def start_run(folder: Path, job: str, name: str, config: dict[str, Any], goes_on: bool = False) -> "wandb.Run":
-    """Starts a W&B run whose files lie in `folder`/wandb; use it in a `with`, or call its `finish()`.
+    """Starts a W&B run whose files lie in `folder`/wandb; call its `finish()`, or use `run_of_job`.
 
     With `goes_on`, all starts in one folder are one run, by an id that is kept there. Offline each start writes a file
     of its own, and `wandb sync FOLDER/wandb/offline-run-*` of wandb 0.23 and later puts them together, in order.
@@ -91,6 +93,22 @@ def start_run(folder: Path, job: str, name: str, config: dict[str, Any], goes_on
         told = {"id": run.id, "entity": run.entity, "project": run.project, "url": run.url}
         write_text(folder / "wandb" / LAST_RUN, json.dumps({key: value for key, value in told.items() if value}))
     return run
+
+
+@contextmanager
+def run_of_job(folder: Path, job: str, config: dict[str, Any]) -> "Iterator[wandb.Run]":
+    """`start_run` for as long as a block lasts; where that fails, the run ends as failed.
+
+    A run as a context of its own would print the traceback of an error that we say in a line.
+    """
+    run = start_run(folder, job, folder.absolute().name, config)
+    try:
+        yield run
+    except BaseException:
+        with suppress(Exception):
+            run.finish(exit_code=1)
+        raise
+    run.finish()
 
 
 def _kept_id(folder: Path) -> str:
