@@ -90,7 +90,8 @@ def start_run(folder: Path, job: str, name: str, config: dict[str, Any], goes_on
         say(f"W&B: cannot log online ({reason}); this run is kept offline, `wandb sync` sends it later")
         run = init("offline")
     if mode != "disabled":
-        told = {"id": run.id, "entity": run.entity, "project": run.project, "url": run.url}
+        # asked for its address, an offline run warns on the terminal that it has none
+        told = {"id": run.id, "entity": run.entity, "project": run.project, "url": None if run.offline else run.url}
         write_text(folder / "wandb" / LAST_RUN, json.dumps({key: value for key, value in told.items() if value}))
     return run
 
