@@ -2,6 +2,7 @@
 
 import io
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,9 +68,11 @@ def _features(run_id: str, results: Results) -> "wandb.Artifact":
     everything = results.sets | results.targets
     artifact = wandb.Artifact(f"probe-features-{run_id}", type="features")
     labels = {f"{name}_labels": cells.labels for name, cells in everything.items()}
-    for encoder, features in results.features.items():
-        with artifact.new_file(f"{re.sub(r'[^0-9A-Za-z_.-]+', '_', encoder)}.npz", mode="wb") as file:
+    with tempfile.TemporaryDirectory() as folder:  # wandb takes a copy
+        for encoder, features in results.features.items():
+            file = Path(folder) / f"{re.sub(r'[^0-9A-Za-z_.-]+', '_', encoder)}.npz"
             np.savez(file, allow_pickle=False, **features, **labels)
+            artifact.add_file(str(file))
     artifact.metadata = {name: [c.name for c in cells.classes] for name, cells in everything.items()}
     return artifact
 

@@ -165,6 +165,15 @@ def write_shards() -> Callable[..., Path]:
     return write
 
 
+@pytest.fixture(autouse=True)
+def no_ranks_left() -> Iterator[None]:
+    """What Lightning leaves in the environment of a process that was one of several ranks is not for the next test."""
+    before = set(os.environ)
+    yield
+    for name in {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"} - before:
+        os.environ.pop(name, None)
+
+
 @dataclass(frozen=True)
 class CropBench:
     """A slide s1 of 2400 x 2000 px at 0.5 µm/px to be annotated, and shards of a negative slide n1."""

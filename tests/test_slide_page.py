@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,10 @@ def test_each_file_says_what_it_is_for(case: Case) -> None:
     assert (corner > 740).mean() > 0.5
 
 
+class Navigated(Exception):  # noqa: N818  # no error: the page that was asked gave way to the next one
+    """The page that was asked gave way to another before it answered."""
+
+
 class Browser:
     """Headless Chromium, driven by its DevTools protocol."""
 
@@ -147,6 +152,8 @@ class Browser:
             elif said.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
                 self.complaints.append(json.dumps(said["params"]))
             if said.get("id") == number:
+                if "navigated" in said.get("error", {}).get("message", ""):
+                    raise Navigated
                 assert "error" not in said, said
                 return dict(said["result"])
 
@@ -163,7 +170,14 @@ class Browser:
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
         )
         await self.do("Page.navigate", url=page.as_uri())
-        while await self.ask("document.readyState + location.protocol") != "completefile:":
+        await self.reach("location.protocol", "file:")
+
+    async def reach(self, script: str, value: str) -> None:
+        """Waits for a page that has loaded and of which the script gives that value."""
+        while True:
+            with suppress(Navigated):
+                if await self.ask(f"document.readyState + {script}") == f"complete{value}":
+                    return
             await asyncio.sleep(0.05)
 
     async def still(self) -> None:
@@ -180,15 +194,16 @@ class Browser:
         )
         return left, top, width, height
 
-    async def click(self, selector: str) -> None:
-        """Presses the mouse over the middle of what is seen there, whatever that is."""
+    async def click(self, selector: str, leaves: bool = False) -> None:
+        """Presses the mouse over the middle of what is seen there, whatever that is; `leaves`: for another page."""
         left, top, width, height = await self.box(selector)
         for kind in ("mousePressed", "mouseReleased"):
             await self.do(
                 "Input.dispatchMouseEvent", type=kind, x=left + width / 2, y=top + height / 2,
                 button="left", clickCount=1,
             )  # fmt: skip
-        await self.still()
+        if not leaves:
+            await self.still()
 
     async def screenshot(self) -> np.ndarray:
         shot = base64.b64decode((await self.do("Page.captureScreenshot"))["data"])
@@ -311,9 +326,8 @@ def test_worklist_leads_to_the_slides(case: Case, in_browser: Callable) -> None:
 
     async def use(browser: Browser) -> None:
         await browser.open(page)
-        await browser.click("#judged a")
-        while await browser.ask("document.readyState + document.title") != "completecase · papsmear diagnosis":
-            await asyncio.sleep(0.05)
+        await browser.click("#judged a", leaves=True)
+        await browser.reach("document.title", "case · papsmear diagnosis")
         assert browser.complaints == []
 
     in_browser(use)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -125,8 +126,9 @@ def test_every_way_of_being_stopped_ends_with_the_same_weights(
     # SLURM looks every 30 s for what ends soon: the 300 s of the file before the limit have come, the limit has not
     cluster.run("scontrol", "update", f"JobId={jobs[0]}", "TimeLimit=4")
     jobs.append(once_it_waits(1))
-    # once a task has stopped, scancel, which tries again while an array is in motion, says that there is none to signal
-    subprocess.run(["scancel", "--signal=USR1", jobs[1]], env=cluster.environment, timeout=60)
+    # once a task has stopped, scancel tries again and again, as while an array is in motion, or finds none to signal
+    with suppress(subprocess.TimeoutExpired):
+        subprocess.run(["scancel", "--signal=USR1", jobs[1]], env=cluster.environment, timeout=10)
     jobs.append(once_it_waits(2))
     cluster.run("scontrol", "requeue", jobs[2])
     while not restarts(jobs[0]):
