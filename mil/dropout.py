@@ -13,7 +13,7 @@ LEVELS = 256  # values of a byte
 class Dropout(nn.Dropout):
     """Zeroes elements with probability p in training, and scales the others by 1 / (1 - p)."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's own name
         """Any shape -> the same."""
         dropped = round(self.p * LEVELS)
         if not self.training or dropped in (0, LEVELS) or input.device.type != "cpu":

@@ -36,7 +36,7 @@ class TileLabels(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Reads what does not change; a UsageError where nothing labels a tile."""
-        bags: BagData = trainer.datamodule  # type: ignore[attr-defined]
+        bags: BagData = trainer.datamodule  # type: ignore[attr-defined]  # lightning sets it
         self.annotated = annotated_tiles(bags, self.seed)
         self.canvases = Canvases.of(bags, self.seed)
         if self.annotated is None and self.canvases is None:
@@ -45,7 +45,7 @@ class TileLabels(L.Callback):
                 "give cells to paste in data.cells, with data.shards; or set model.tile_loss=0"
             )
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: "SlideMIL") -> None:  # type: ignore[override]
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: "SlideMIL") -> None:  # type: ignore[override]  # it hangs on SlideMIL alone
         """Collects canvases by the head as it is now, every `renew_every` epochs, and pastes cells on them."""
         if self.canvases is None:
             return

@@ -87,7 +87,7 @@ def fit(work: Work, train: Ints, targets: Ints, *place: str | int) -> tuple[Tune
                 truth = torch.from_numpy(targets[whose]).to(device)  # (B,)
                 loss = nn.functional.cross_entropy(network(patches), truth)
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()  # type: ignore[no-untyped-call]  # torch's own
                 optimizer.step()
                 total += loss.detach() * len(whose)
             schedule.step()

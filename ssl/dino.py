@@ -67,7 +67,7 @@ class DINO(LightningModule):
         ibot_weight: float = 0.0,
         koleo_weight: float = 0.0,
         activation_checkpointing: bool = False,
-        compile: bool = False,  # noqa: A002
+        compile: bool = False,  # noqa: A002  # the name of the option
     ) -> None:
         """Builds student and teacher with the same random weights. A pair is (start, end) of a schedule.
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 from urllib.parse import quote
 
 import aiohttp
-from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+from fsspec.core import url_to_fs  # type: ignore[import-untyped]  # it has no types
 
 from papsmear.errors import InputError, PapsmearError, UsageError
 from papsmear.files import disk_full, remove, whole
