@@ -45,7 +45,7 @@ class PackedHead(Head):
 
     def forward_packed(self, bags: Packed) -> tuple[Tensor, Tensor]:
         """Logits (B,), scores of all tiles (N,)."""
-        raise NotImplementedError
+        raise NotImplementedError  # each such head has its own
 
     def forward(self, bag: Tensor) -> tuple[Tensor, Tensor]:
         """(N, D) -> logit (), score (N,)."""

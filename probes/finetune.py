@@ -36,7 +36,7 @@ from papsmear.tracking import run_of_job
 def finetune(
     out: Path,
     encoder: str,
-    set: dict[str, Path],  # noqa: A002, the name of the option
+    set: dict[str, Path],  # noqa: A002  # the name of the option
     protocol: DeepPap = PROTOCOL,
     input_px: int | None = None,
     seed: int = 0,

@@ -68,7 +68,7 @@ def _features(run_id: str, results: Results) -> "wandb.Artifact":
     everything = results.sets | results.targets
     artifact = wandb.Artifact(f"probe-features-{run_id}", type="features")
     labels = {f"{name}_labels": cells.labels for name, cells in everything.items()}
-    with tempfile.TemporaryDirectory() as folder:  # wandb takes a copy
+    with tempfile.TemporaryDirectory(prefix="papsmear-") as folder:  # wandb takes a copy
         for encoder, features in results.features.items():
             file = Path(folder) / f"{re.sub(r'[^0-9A-Za-z_.-]+', '_', encoder)}.npz"
             np.savez(file, allow_pickle=False, **features, **labels)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 sys.path.append(str(Path(__file__).parent))  # for the module below, which tests import too
-from slurm_cluster import cluster, two_nodes  # noqa: F401  # fixtures
+from slurm_cluster import cluster, two_nodes  # noqa: F401  # fixtures, which pytest looks for here
 
 ROOT = Path(__file__).resolve().parents[1]
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")

@@ -104,7 +104,7 @@ def openslide() -> Finding:
     import tifffile
 
     picture = np.full((512, 512, 3), (200, 120, 40), np.uint8)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix="papsmear-") as folder:
         file = Path(folder) / "slide.tif"
         tifffile.imwrite(file, picture, tile=(256, 256), photometric="rgb")
         with installed.OpenSlide(file) as slide:
