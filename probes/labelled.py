@@ -18,6 +18,7 @@ from PIL import Image
 from papsmear.errors import UsageError
 from papsmear.probes.classes import SETS, CellClass
 from papsmear.probes.datasets import CellSet, masks_of, read_rgb
+from papsmear.probes.scale import check_scale
 from papsmear.tiling.phantom.cutouts import TYPICAL_UM
 from papsmear.tiling.phantom.masks import Mask, parts_of
 
@@ -54,7 +55,7 @@ def labelled_cells(cells: CellSet, mpp: float, masked: bool) -> LabelledCells:
     masked = masked and any(cells.masks)
     lost = _has_lost_its_scale(cells)
     if not lost:
-        _check_scale(cells)
+        check_scale(cells, f"--cells.{cells.name}", otherwise="")
     files = masks_of(cells) if masked or lost else (None,) * len(cells.paths)
     found = []
     for path, image, number, file, cell_mpp in zip(
@@ -83,15 +84,6 @@ def _has_lost_its_scale(cells: CellSet) -> bool:
     """Whether it is a copy of a public set with µm/px whose pictures were all made equally large."""
     public = SETS.get(cells.name)
     return public is not None and public.mpp is not None and not any(cells.mpp)
-
-
-def _check_scale(cells: CellSet) -> None:
-    missing = [path for path, mpp in zip(cells.paths, cells.mpp or (None,) * len(cells.paths), strict=True) if not mpp]
-    if missing:
-        raise UsageError(
-            f"--cells.{cells.name}: the µm/px of {len(missing)} of {len(cells.paths)} images are not known, such as "
-            f"{missing[0]}; give them: '{{path: …, mpp: …}}'"
-        )
 
 
 def _checked_mask(file: Path, image: NDArray[np.uint8]) -> Mask:

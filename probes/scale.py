@@ -21,13 +21,13 @@ Resize = Literal["whole", "mpp"]
 USUAL_MPP = 0.5  # µm/px, of encoders that do not tell theirs: 20x, the tiles' scale in the study
 
 
-def check_scale(cells: CellSet) -> None:
-    """UsageError where an image's µm/px is not known."""
+def check_scale(cells: CellSet, option: str = "--resize=mpp", otherwise: str = ", or take --resize=whole") -> None:
+    """UsageError where an image's µm/px is not known, which `option` needs; `otherwise` is another way out."""
     missing = [path for path, mpp in zip(cells.paths, cells.mpp or (None,) * len(cells.paths), strict=True) if not mpp]
     if missing:
         raise UsageError(
-            f"--resize=mpp: the µm/px of {len(missing)} of {len(cells.paths)} images of {cells.title} are not known, "
-            f"such as {missing[0]}; give them with '{{path: …, mpp: …}}', or take --resize=whole"
+            f"{option}: the µm/px of {len(missing)} of {len(cells.paths)} images of {cells.title} are not known, "
+            f"such as {missing[0]}; give them with '{{path: …, mpp: …}}'{otherwise}"
         )
 
 

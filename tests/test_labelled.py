@@ -98,7 +98,7 @@ def test_a_copy_without_scale_gets_the_typical_size_of_each_class(tmp_path: Path
 def test_metaplastic_cells_are_not_pasted_and_a_set_without_masks_is_pasted_whole(tmp_path: Path) -> None:
     archive(tmp_path, {"im_Dyskeratotic": (30, 40), "im_Metaplastic": (30, 44), "im_Parabasal": (32, 40)}, False)
     with pytest.raises(
-        UsageError, match=r"--cells.sipakmed: the µm/px of 6 of 6 images are not known, such as im_Dysk"
+        UsageError, match=r"--cells.sipakmed: the µm/px of 6 of 6 images of SIPaKMeD are not known, such as im_Dysk"
     ):
         labelled_cells(read_cells("sipakmed", tmp_path), 0.5, masked=True)
     found = labelled_cells(read_cells("sipakmed", SetSource(tmp_path, mpp=0.2)), 0.5, masked=True)
