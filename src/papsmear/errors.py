@@ -5,7 +5,7 @@
     │                things that do not fit together. Nothing was begun. Exit status 2.
     ├── InputError   an input or the machine failed on the way: a slide that cannot be read, a shard cut
     │                short, a full disk. What was finished is kept. Exit status 1.
-    └── StoppedError      a training was told to stop, and goes on when it is started again. Exit status 75.
+    └── StoppedError a training was told to stop, and goes on when it is started again. Exit status 75.
 
 A message is one line that names the file, the value and the remedy; `main()` prints it without a traceback.
 Anything else that escapes a command is a bug of ours and keeps its traceback.
