@@ -20,9 +20,9 @@ from typing import Any
 import yaml
 
 from papsmear.mil.crossval import crossval
+from papsmear.mil.heads import HEADS
 
 ROOT = Path(__file__).resolve().parents[1]
-HEADS = ("mean", "max", "gated_attention", "clam_sb", "dsmil", "transmil_unordered", "recurrent")
 CHANGES: dict[str, dict[str, Any]] = {
     "plain": {},
     "top-k": {"top_k": 8},

@@ -66,9 +66,16 @@ class ClamSB(PackedHead):
 
     def _logits(self, h: Tensor, attention: Tensor, bags: Packed) -> Tensor:
         """Logits of the positive class (B,); with two branches the softmax of their two scores, as one logit."""
-        z = bags.pool(attention, h)  # (B, M, E)
+        return self._answer(bags.pool(attention, h))
+
+    def _answer(self, z: Tensor) -> Tensor:
+        """Logits (B,) of the branches' pooled embeddings (B, M, E)."""
         s = (self.classify.weight * z).sum(dim=2) + self.classify.bias  # (B, M)
         return s[:, 0] if self.branches == 1 else s[:, 1] - s[:, 0]
+
+    def alone(self, tiles: Tensor) -> Tensor:
+        """See `Head.alone`; a single tile's attention is 1 in each branch."""
+        return self._answer(self.embed(tiles)[:, None])
 
     def _clustering(self, h: Tensor, attention: Tensor, bags: Packed, labels: Tensor) -> Tensor:
         """The losses of the labels' clusterings (B,): a bag's tiles of highest attention are 1, of lowest are 0."""

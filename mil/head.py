@@ -21,6 +21,7 @@ from papsmear.mil.packed import Packed
 
 CrossEntropy = Callable[[Tensor], Tensor]  # of a logit () against the slide's label, weighted by its class: ()
 CrossEntropies = Callable[[Tensor, Tensor], Tensor]  # the same of logits (B,) against labels (B,): (B,)
+ALONE = 1024  # tiles judged at once, each as a slide of its own
 BLOCK = 2**18  # features that are standardised at once on the CPU: their float32 stays in its cache
 
 
@@ -38,6 +39,11 @@ class Head(nn.Module):
             return self.loss(bag, int(label), lambda logit: cross_entropy(logit, label))
 
         return torch.stack(list(map(of_one, bags.bags(), labels)))
+
+    def alone(self, tiles: Tensor) -> Tensor:
+        """The logit of each tile as a slide of its own, in evaluation: (N, D) -> (N,)."""
+        logits: Tensor = torch.vmap(lambda tile: self(tile[None])[0], chunk_size=ALONE)(tiles)
+        return logits
 
 
 class PackedHead(Head):

@@ -21,8 +21,13 @@ class Mean(PackedHead):
 
     def forward_packed(self, bags: Packed) -> tuple[Tensor, Tensor]:
         """Logits (B,), tile logits (N,)."""
-        score = self.classify(bags.tiles).squeeze(1)  # (N,)
+        score = self.alone(bags.tiles)  # (N,)
         return bags.mean(score), score
+
+    def alone(self, tiles: Tensor) -> Tensor:
+        """See `Head.alone`."""
+        logits: Tensor = self.classify(tiles).squeeze(1)
+        return logits
 
 
 class Max(Mean):
@@ -30,7 +35,7 @@ class Max(Mean):
 
     def forward_packed(self, bags: Packed) -> tuple[Tensor, Tensor]:
         """Logits (B,), tile logits (N,)."""
-        score = self.classify(bags.tiles).squeeze(1)  # (N,)
+        score = self.alone(bags.tiles)  # (N,)
         return bags.max(score), score
 
 
@@ -70,6 +75,11 @@ class Attention(PackedHead):
         attention = bags.softmax(self.weigh(mixed))  # (N, 1)
         z = bags.pool(attention, h).squeeze(1)  # (B, E)
         return self.classify(z).squeeze(1), attention.squeeze(1)
+
+    def alone(self, tiles: Tensor) -> Tensor:
+        """See `Head.alone`; a single tile's attention is 1."""
+        logits: Tensor = self.classify(self.embed(tiles)).squeeze(1)
+        return logits
 
 
 class GatedAttention(Attention):

@@ -38,9 +38,12 @@ class Recurrent(Head):
     def forward(self, bag: Tensor) -> tuple[Tensor, Tensor]:
         """(N, D) -> logit (), tile logits (N,)."""
         logits, score = self._judge(bag)
-        positive = torch.logsumexp(nn.functional.logsigmoid(logits), dim=0)  # log of the sum of probabilities
-        negative = torch.logsumexp(nn.functional.logsigmoid(-logits), dim=0)
-        return positive - negative, score
+        return _together(logits), score
+
+    def alone(self, tiles: Tensor) -> Tensor:
+        """See `Head.alone`; torch has no `vmap` of recurrent layers."""
+        states = [network(tiles[None])[1][0] for network in self.networks]  # (N, H) each
+        return _together(torch.cat([classify(h).T for h, classify in zip(states, self.classify, strict=True)]))
 
     def loss(self, bag: Tensor, label: int, cross_entropy: CrossEntropy) -> Tensor:
         """Half the loss of the highest tile, half the mean of the networks' losses: each learns for itself."""
@@ -73,3 +76,10 @@ class RecurrentEnsemble(Recurrent):
         rearrange: float = 0.5,
     ) -> None:
         super().__init__(width, tops, hidden, rearrange)
+
+
+def _together(logits: Tensor) -> Tensor:
+    """The logit (...) of the mean probability of networks with logits (K, ...)."""
+    positive = torch.logsumexp(nn.functional.logsigmoid(logits), dim=0)  # log of the sum of probabilities
+    negative = torch.logsumexp(nn.functional.logsigmoid(-logits), dim=0)
+    return positive - negative

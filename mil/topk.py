@@ -15,9 +15,10 @@ from papsmear.mil.head import CrossEntropy, Head
 class TopK(Head):
     """A head that first scores every tile, and then sees the `k` of highest score as if they were the slide.
 
-    What ranks is the head's own score, whatever that is: a tile's logit in mean, max and recurrent, its attention
-    among all tiles of the slide in the others. Ranking has no dropout and no gradient, so a slide's tiles are chosen
-    alike in training and in diagnosis. The tiles keep their order, which TransMIL reads.
+    A tile's score is its logit as a slide of its own, in every head. It is not its attention: that tells how much a
+    tile is of the answer, not which answer, and a loss of single tiles cannot teach it, since the one tile of a bag
+    always weighs 1. Ranking has no dropout and no gradient, so a slide's tiles are chosen alike in training and in
+    diagnosis. The tiles keep their order, which TransMIL reads.
     """
 
     def __init__(self, head: Head, k: int) -> None:
@@ -46,6 +47,6 @@ class TopK(Head):
         """(N, D) -> score (N,) of all tiles, as in evaluation."""
         training = self.head.training
         self.head.eval()
-        score: Tensor = self.head(bag)[1]
+        score = self.head.alone(bag)
         self.head.train(training)
         return score

@@ -11,6 +11,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from papsmear.mil.dropout import Dropout
 from papsmear.mil.head import Head
@@ -63,6 +64,11 @@ class TransMIL(Head):
         logit = self.classify(self.norms[2](tokens[0] + answer)).squeeze(0)
         score, again = weights[1 : n + 1], weights[n + 1 :]  # (N,), (S * S - N,)
         return logit, score + nn.functional.pad(again, (0, n - len(again)))
+
+    def alone(self, tiles: Tensor) -> Tensor:
+        """See `Head.alone`; torch's fused attention has no `vmap`."""
+        with sdpa_kernel(SDPBackend.MATH):
+            return super().alone(tiles)
 
 
 class TransMILUnordered(TransMIL):

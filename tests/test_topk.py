@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from papsmear.errors import UsageError
-from papsmear.mil.head import Standardised
+from papsmear.mil.head import ALONE, Head, Standardised
 from papsmear.mil.heads import HEADS, build_head
+from papsmear.mil.tiles import LabelledTiles, tile_loss
 from papsmear.mil.topk import TopK
 
 WIDTH, K = 12, 3
@@ -34,10 +35,42 @@ def cross_entropy(logit: Tensor) -> Tensor:
     return nn.functional.softplus(-logit)
 
 
+def ranked_by(plain: Standardised, bag: Tensor) -> Tensor:
+    """What tiles are ranked by (N,): `Standardised` changes nothing before it is fitted."""
+    assert isinstance(plain.head, Head)
+    return plain.head.alone(bag)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_tiles_are_ranked_by_their_logits_as_slides_of_their_own(name: str) -> None:
+    plain, bag = small_head(name, None).eval(), bag_of(ALONE + 3)
+    one_by_one = torch.stack([plain(tile[None])[0] for tile in bag[-9:]])  # in the second block where there are blocks
+    torch.testing.assert_close(ranked_by(plain, bag)[-9:], one_by_one, atol=1e-6, rtol=1e-5)
+    assert len(ranked_by(plain, bag)) == len(bag)
+
+
+@pytest.mark.parametrize("name", ["mean", "gated_attention", "clam_sb", "dsmil"])
+def test_a_tile_loss_teaches_which_tiles_are_kept(name: str) -> None:
+    torch.manual_seed(0)
+    head, signal = small_head(name), torch.zeros(WIDTH)
+    signal[0] = 8
+    optimizer = torch.optim.Adam(head.parameters(), lr=3e-2)
+    for step in range(30):
+        tiles = LabelledTiles(bag_of(32, step), (torch.arange(32) % 2).float())
+        tiles.features[1::2] += signal
+        optimizer.zero_grad()
+        tile_loss(head, tiles).backward()
+        optimizer.step()
+    bag = bag_of(40, 1000)
+    bag[[4, 17, 31]] += signal
+    _, score = head.eval()(bag)
+    assert set(score.topk(K).indices.tolist()) == {4, 17, 31}
+
+
 @pytest.mark.parametrize("name", HEADS)
 def test_the_logit_is_that_of_the_k_best_tiles_and_all_have_their_score(name: str) -> None:
     plain, head, bag = small_head(name, None).eval(), small_head(name).eval(), bag_of(20)
-    _, wanted_score = plain(bag)
+    wanted_score = ranked_by(plain, bag)
     best = np.argsort(-wanted_score.detach().numpy())[:K].tolist()
     wanted, _ = plain(bag[sorted(best)])
     logit, score = head(bag)
@@ -74,7 +107,7 @@ def test_the_order_of_the_tiles_does_not_matter(name: str) -> None:
 @pytest.mark.parametrize("name", HEADS)
 def test_only_the_kept_tiles_are_learnt_from_and_dropout_does_not_choose_them(name: str) -> None:
     head, bag = small_head(name), bag_of(20)
-    best = set(small_head(name, None).eval()(bag)[1].argsort(descending=True)[:K].tolist())
+    best = set(ranked_by(small_head(name, None).eval(), bag).argsort(descending=True)[:K].tolist())
     for seed in range(3):
         tiles = bag.clone().requires_grad_()
         torch.manual_seed(seed)
