@@ -6,17 +6,19 @@ from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 from rich.table import Table
 
+from papsmear.errors import InputError
 from papsmear.probes.classes import SETS, Kind, Side
 from papsmear.probes.datasets import CellSet, read_set
 from papsmear.probes.duplicates import find_duplicates
 from papsmear.probes.inputs import check_names, other_counts
+from papsmear.probes.masks import read_parts_and_nucleus
 from papsmear.probes.sources import SetSource
 from papsmear.probes.splits import source_pictures
 from papsmear.progress import say
+from papsmear.tiling.phantom.outlines import Outlines
 
 SHOWN = 20  # lines of one kind
 
@@ -86,10 +88,11 @@ def _print_facts(cells: CellSet) -> None:
     scale = ", ".join(f"{mpp:g} µm/px" if mpp else "unknown" for mpp in sorted(scales, key=lambda s: s or 0))
     pictures = source_pictures(cells)
     n_masks = sum(mask is not None for mask in cells.masks)
+    drawn = " (outlines)" if any(isinstance(mask, Outlines) for mask in cells.masks) else ""
     facts = {
         "size": size,
         "scale": scale or ("unknown; a copy whose cells were brought to one size has lost it" if one else "unknown"),
-        "masks": f"{n_masks} of {len(cells.labels)}" if n_masks else "none",
+        "masks": f"{n_masks} of {len(cells.labels)}{drawn}" if n_masks else "none",
         "source pictures": "not told by the names" if pictures is None else str(len(np.unique(pictures))),
     }
     for what, told in facts.items():
@@ -97,7 +100,7 @@ def _print_facts(cells: CellSet) -> None:
 
 
 def _masks(cells: CellSet) -> list[str]:
-    """What is wrong with the masks: missing beside others, unreadable, or of another size than their image."""
+    """What is wrong with the masks: missing beside others, unreadable, of another size, or without cell or nucleus."""
     if not any(cells.masks):
         return []
     wrong = []
@@ -106,15 +109,9 @@ def _masks(cells: CellSet) -> list[str]:
             wrong.append(f"{path}: has no mask")
             continue
         try:
-            with Image.open(mask) as file:
-                file.load()
-                width, height = file.size
-        except (OSError, SyntaxError, ValueError) as error:
-            reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
-            wrong.append(f"{path}: its mask {mask.name} cannot be read: {reason}")
-            continue
-        if (height, width) != image.shape[:2]:
-            wrong.append(f"{path}: its mask is {width} x {height} px, not {image.shape[1]} x {image.shape[0]}")
+            read_parts_and_nucleus(mask, image.shape[:2])
+        except InputError as error:
+            wrong.append(f"{path}: its mask {error}")
     return wrong
 
 

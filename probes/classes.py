@@ -5,7 +5,7 @@ A class has a name, a short name as in the study's tables, and a side: what it m
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,7 +47,8 @@ class PublicSet:
 
     `cells`: how many the set has of each class. `mpp`: µm/px as published. `picture`: a regular expression whose first
     group is the source picture, or patient, in the name of a cell's file; `pictures_of_class`: where each class counts
-    them for itself.
+    them for itself. `outlines`: how the files of outlines beside a cell's picture end, of the whole `cell` and of its
+    `nucleus`, where the masks of the set are such; else they are pictures, `<name>-d`.
     """
 
     title: str
@@ -58,6 +59,12 @@ class PublicSet:
     mpp: float | None
     picture: str
     pictures_of_class: bool = False
+    outlines: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def masks(self) -> str:
+        """What the masks of a picture <name> are called."""
+        return " and ".join(f"<name>{ending}" for ending in self.outlines.values()) or "<name>-d.bmp"
 
     @classmethod
     def from_yaml(cls, file: Path) -> "PublicSet":

@@ -19,7 +19,7 @@ from papsmear.errors import UsageError
 from papsmear.probes.classes import SETS, CellClass, PublicSet, Side
 from papsmear.probes.folders import find_plain, find_public
 from papsmear.probes.listed import find_listed
-from papsmear.probes.sources import Listed, SetSource, classes_of, kind_of
+from papsmear.probes.sources import Listed, MaskFile, SetSource, classes_of, kind_of
 from papsmear.probes.voc import find_boxes, square
 from papsmear.progress import track
 
@@ -31,7 +31,7 @@ class CellSet:
     `images`: N pictures (H, W, 3) uint8, each in its own size. `labels` (N,) counts through `classes`, which holds only
     the classes that were found. `damaged`: why an image could not be read, by its path within the set's folder.
 
-    What is told of each image, each empty where it is of none: `masks`, the file of its mask; `groups`, its source
+    What is told of each image, each empty where it is of none: `masks`, its mask's file or files; `groups`, its source
     picture, slide or patient; `slides` and `folds`, of in-house cells; `mpp`, µm/px. None, and "", where not known.
     """
 
@@ -41,7 +41,7 @@ class CellSet:
     images: tuple[NDArray[np.uint8], ...]
     labels: NDArray[np.int64]
     damaged: dict[str, str]
-    masks: tuple[Path | None, ...] = ()
+    masks: tuple[MaskFile | None, ...] = ()
     groups: tuple[str, ...] = ()
     slides: tuple[str, ...] = ()
     folds: tuple[int | None, ...] = ()
@@ -68,15 +68,16 @@ class CellSet:
         return replace(self, labels=self.labels[np.asarray(kept, int)], **chosen)
 
 
-def masks_of(cells: CellSet) -> tuple[Path, ...]:
+def masks_of(cells: CellSet) -> tuple[MaskFile, ...]:
     """The mask of every image; UsageError where one has none."""
     masks = [mask for mask in cells.masks if mask is not None]
     if len(masks) < len(cells.labels):
         known = cells.masks or (None,) * len(cells.paths)
         without = [path for path, mask in zip(cells.paths, known, strict=True) if not mask]
+        of = SETS.get(cells.name, SETS["herlev"])
         raise UsageError(
             f"{cells.title}: {len(without)} of {len(cells.labels)} images have no mask, such as {without[0]}; "
-            "take a set with its masks, as Herlev's archive has them (<name>-d.bmp beside <name>.BMP)"
+            f"take a set with its masks, as {of.title}'s archive has them ({of.masks} beside the picture <name>)"
         )
     return tuple(masks)
 

@@ -1,22 +1,26 @@
 """Sets in class folders: the public archives as they unpack and as they are found in copies, and plain ones.
 
 Herlev: `<class>/<name>.BMP` with the mask `<name>-d.bmp` beside it, or `images/<class>/<name>.jpg` with the masks in a
-folder tree of their own. SIPaKMeD: `im_<class>/im_<class>/CROPPED/*.bmp`, where the pictures one folder up are whole
-fields of view, not cells. Folders may lie deeper, and their names may differ in capitals, spaces and spelling.
+folder tree of their own. SIPaKMeD: `im_<class>/im_<class>/CROPPED/<name>.bmp` with the outlines `<name>_cyt.dat` and
+`<name>_nuc.dat` beside it; the pictures one folder up are whole fields of view, not cells. Folders may lie deeper, and
+their names may differ in capitals, spaces and spelling.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from papsmear.errors import UsageError
 from papsmear.probes.classes import CellClass, PublicSet
-from papsmear.probes.sources import SUFFIXES, Listed
+from papsmear.probes.sources import SUFFIXES, Listed, MaskFile
+from papsmear.tiling.phantom.outlines import Outlines
 
 _MASK_TREES = ("mask", "masks")
+_Key = tuple[str, ...]
 
 
 def find_public(public: PublicSet, folder: Path) -> list[Listed]:
     """The cells of a public set below `folder`. UsageError where there are none, or a class has several folders."""
-    masks = _masks_in(folder)
+    masks: dict[_Key, MaskFile] = {**_masks_in(folder), **_outlines_in(folder, public.outlines)}
     found: list[Listed] = []
     for cell_class in public.classes:
         homes = [top for top in _class_folders(folder, cell_class) if _cells_in(top)]
@@ -72,7 +76,7 @@ def _cells_in(top: Path) -> list[Path]:
     return sorted(f for f in files if not f.stem.lower().endswith("-d") and not f.name.startswith("."))
 
 
-def _masks_in(folder: Path, beside: bool = True) -> dict[tuple[str, ...], Path]:
+def _masks_in(folder: Path, beside: bool = True) -> dict[_Key, Path]:
     """The masks below `folder`, by what they share with their images: in a tree of masks, or `<name>-d` beside them."""
     found = {}
     for path in sorted(folder.rglob("*")):
@@ -82,7 +86,17 @@ def _masks_in(folder: Path, beside: bool = True) -> dict[tuple[str, ...], Path]:
     return found
 
 
-def _key(path: Path, folder: Path) -> tuple[str, ...]:
+def _outlines_in(folder: Path, endings: Mapping[str, str]) -> dict[_Key, Outlines]:
+    """The outlines of cells below `folder`, by what they share with their images."""
+    found: dict[str, dict[_Key, Path]] = {part: {} for part in endings}
+    for path in sorted(folder.rglob("*")) if endings else ():
+        for part, ending in endings.items():
+            if path.name.lower().endswith(ending):
+                found[part][_key(path.with_name(path.name[: -len(ending)] + path.suffix), folder)] = path
+    return {key: Outlines(path, found["nucleus"].get(key)) for key, path in found.get("cell", {}).items()}
+
+
+def _key(path: Path, folder: Path) -> _Key:
     """What an image and its mask have in common: their place, but for the trees they are in, and their name."""
     inside = [part.lower() for part in path.relative_to(folder).parts[:-1]]
     places = [part for part in inside if part not in (*_MASK_TREES, "image", "images")]

@@ -7,20 +7,20 @@ typical size of its class by the area of its mask, and what the copy added aroun
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from papsmear.errors import UsageError
+from papsmear.errors import InputError, UsageError
 from papsmear.probes.classes import SETS, CellClass
-from papsmear.probes.datasets import CellSet, masks_of, read_rgb
+from papsmear.probes.datasets import CellSet, masks_of
+from papsmear.probes.masks import read_parts
 from papsmear.probes.scale import check_scale
+from papsmear.probes.sources import MaskFile
 from papsmear.tiling.phantom.cutouts import TYPICAL_UM
-from papsmear.tiling.phantom.masks import Mask, parts_of
+from papsmear.tiling.phantom.masks import Mask
 
 Pixel = TypeVar("Pixel", np.uint8, np.float32)
 
@@ -64,7 +64,7 @@ def labelled_cells(cells: CellSet, mpp: float, masked: bool) -> LabelledCells:
         cell_class = cells.classes[number]
         if cell_class.side not in SIDES:
             continue
-        inside = None if file is None else _checked_mask(file, image)
+        inside = None if file is None else _inside(file, path, image)
         if lost and inside is not None:
             scale = _typical_um(cell_class) / mpp / (2 * np.sqrt(inside.sum() / np.pi))
             image, inside = _without_padding(image, inside)
@@ -86,15 +86,11 @@ def _has_lost_its_scale(cells: CellSet) -> bool:
     return public is not None and public.mpp is not None and not any(cells.mpp)
 
 
-def _checked_mask(file: Path, image: NDArray[np.uint8]) -> Mask:
+def _inside(mask: MaskFile, path: str, image: NDArray[np.uint8]) -> Mask:
     try:
-        mask = parts_of(read_rgb(file)).cell
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UsageError(f"{file}: the mask cannot be read ({' '.join(str(error).split())}); mend it") from error
-    if mask.shape != image.shape[:2] or not mask.any():
-        wrong = f"is {mask.shape[1]}x{mask.shape[0]} px, its picture {image.shape[1]}x{image.shape[0]}"
-        raise UsageError(f"{file}: the mask {wrong if mask.shape != image.shape[:2] else 'marks no cell'}; mend it")
-    return mask
+        return read_parts(mask, image.shape[:2]).cell
+    except InputError as error:
+        raise UsageError(f"{path}: its mask {error}; mend it") from error
 
 
 @cache

@@ -5,15 +5,16 @@ cell's area, cytoplasm and nucleus, in place of 128 native pixels.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
 
-from papsmear.errors import UsageError
-from papsmear.probes.datasets import CellSet, read_rgb
+from papsmear.errors import InputError, UsageError
+from papsmear.probes.datasets import CellSet
 from papsmear.probes.deeppap import PATCH_PX
-from papsmear.tiling.phantom.masks import Mask, parts_of
+from papsmear.probes.masks import read_parts_and_nucleus
+from papsmear.probes.sources import MaskFile
+from papsmear.tiling.phantom.masks import Mask
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ def read_nuclei(cells: CellSet) -> tuple[list[Nucleus | None], dict[str, str]]:
     for path, image, mask in zip(cells.paths, cells.images, masks, strict=True):
         try:
             nuclei.append(_nucleus(mask, image.shape[:2], relative))
-        except (ValueError, OSError, SyntaxError) as error:
+        except InputError as error:
             nuclei.append(None)
-            problems[path] = " ".join(str(error).split())
+            problems[path] = str(error)
     if not any(nuclei):
         first, reason = next(iter(problems.items()))
         raise UsageError(
@@ -53,25 +54,20 @@ def without_scale(cells: CellSet) -> bool:
     return len({image.shape for image in cells.images}) == 1
 
 
-def _nucleus(mask: Path | None, shape: tuple[int, ...], relative: bool) -> Nucleus:
-    """ValueError where the mask does not show it."""
+def _nucleus(mask: MaskFile | None, size: tuple[int, ...], relative: bool) -> Nucleus:
+    """InputError where the mask does not show it."""
     if mask is None:
-        raise ValueError("no mask")
-    rgb = read_rgb(mask)
-    if rgb.shape[:2] != shape:
-        raise ValueError(f"its mask is {rgb.shape[1]}x{rgb.shape[0]} px, the image {shape[1]}x{shape[0]}")
-    parts = parts_of(rgb)
-    nucleus = _centroid(parts.nucleus)
-    if nucleus is None:
-        raise ValueError("its mask shows no nucleus")
+        raise InputError("no mask")
+    try:
+        parts = read_parts_and_nucleus(mask, size)
+    except InputError as error:
+        raise InputError(f"its mask {error}") from error
     cell_area = int(parts.cell.sum())
-    return Nucleus(nucleus, float(np.sqrt(4 * cell_area / np.pi)) if relative else float(PATCH_PX))
+    return Nucleus(_centroid(parts.nucleus), float(np.sqrt(4 * cell_area / np.pi)) if relative else float(PATCH_PX))
 
 
-def _centroid(inside: Mask) -> tuple[float, float] | None:
+def _centroid(inside: Mask) -> tuple[float, float]:
     """Centroid x, y of the largest piece of a mask (H, W)."""
-    count, _, stats, centroids = cv2.connectedComponentsWithStats(inside.astype(np.uint8))
-    if count < 2:
-        return None
+    _, _, stats, centroids = cv2.connectedComponentsWithStats(inside.astype(np.uint8))
     x, y = centroids[1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())].tolist()
     return x, y

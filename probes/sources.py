@@ -6,10 +6,12 @@ from pathlib import Path
 
 from papsmear.errors import UsageError
 from papsmear.probes.classes import SIDES, CellClass, Kind, Side, plain
+from papsmear.tiling.phantom.outlines import Outlines
 
 SUFFIXES = {".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff"}
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, px; right and bottom are outside
+MaskFile = Path | Outlines  # a picture, or the files of two outlines
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Listed:
     class_name: str
     box: Box | None = None
     number: int = 0
-    mask: Path | None = None
+    mask: MaskFile | None = None
     group: str = ""
     slide_id: str = ""
     fold: int | None = None

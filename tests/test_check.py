@@ -25,7 +25,9 @@ def herlev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             noise = cv2.GaussianBlur(generator.normal(size=(40 + i, 50, 3)), (0, 0), 4)
             image = Image.fromarray(np.clip(128 + 900 * noise, 0, 255).astype(np.uint8))
             image.save(tmp_path / "set" / folder / f"1{i}-1-00{i}.BMP")
-            image.save(tmp_path / "set" / folder / f"1{i}-1-00{i}-d.bmp")
+            mask = np.full((40 + i, 50, 3), (0, 0, 128), np.uint8)
+            mask[10:20, 10:20] = (0, 0, 255)
+            Image.fromarray(mask).save(tmp_path / "set" / folder / f"1{i}-1-00{i}-d.bmp")
     known = SETS["herlev"]
     classes = (known.classes[0], known.classes[4])
     monkeypatch.setitem(SETS, "herlev", PublicSet(known.title, "", "folders", classes, (3, 3), 0.201, known.picture))
@@ -55,16 +57,18 @@ def test_everything_that_is_wrong_is_named(herlev: Path, capsys: pytest.CaptureF
     (first / "11-1-001.BMP").write_bytes(b"nothing")
     (first / "12-1-002-d.bmp").write_bytes(b"nothing")
     Image.new("RGB", (9, 9)).save(second / "10-1-000-d.bmp")
+    Image.new("RGB", (50, 41), (0, 0, 128)).save(second / "11-1-001-d.bmp")
     assert main(["data", "herlev", str(herlev)]) == 1
     assert said(capsys)[1] == [
         "wrong: carcinoma_in_situ/11-1-001.BMP: not an image",
         "wrong: 6 cells, where the public set has 6: 2 carcinoma in situ instead of 3, 4 normal columnar instead of 3",
         "wrong: carcinoma_in_situ/12-1-002.BMP: its mask 12-1-002-d.bmp cannot be read: not an image",
-        "wrong: normal_columnar/10-1-000.BMP: its mask is 9 x 9 px, not 50 x 40",
+        "wrong: normal_columnar/10-1-000.BMP: its mask 10-1-000-d.bmp is 9 x 9 px, its picture 50 x 40",
+        "wrong: normal_columnar/11-1-001.BMP: its mask 11-1-001-d.bmp shows no nucleus",
         "wrong: normal_columnar/99-1-001.BMP: has no mask",
         "wrong: normal_columnar/99-1-001.BMP: the same image as carcinoma_in_situ/10-1-000.BMP "
         "(carcinoma in situ and normal columnar)",
-        "Herlev: 6 wrong",
+        "Herlev: 7 wrong",
     ]
 
 

@@ -121,14 +121,14 @@ def test_masks_that_lack_or_do_not_fit_are_refused_in_one_line(tmp_path: Path) -
     whole = archive(tmp_path / "whole", sizes)
     mask = whole / "normal_columnar" / "148-1-d.bmp"
     for made, message in (
-        (Image.new("RGB", (9, 9), DARK), "is 9x9 px, its picture 30x25"),
-        (Image.new("RGB", (30, 25), RED), "marks no cell"),
+        (Image.new("RGB", (9, 9), DARK), "is 9 x 9 px, its picture 30 x 25; mend it"),
+        (Image.new("RGB", (30, 25), RED), "marks no cell; mend it"),
     ):
         made.save(mask)
-        with pytest.raises(UsageError, match=f"148-1-d.bmp: the mask {message}"):
+        with pytest.raises(UsageError, match=f"normal_columnar/148-1.BMP: its mask 148-1-d.bmp {message}"):
             labelled_cells(read_cells("herlev", whole), 0.5, masked=True)
     mask.write_bytes(b"no mask")
-    with pytest.raises(UsageError, match=r"148-1-d.bmp: the mask cannot be read \(cannot identify image file"):
+    with pytest.raises(UsageError, match=r"its mask 148-1-d.bmp cannot be read: not an image; mend it"):
         labelled_cells(read_cells("herlev", whole), 0.5, masked=True)
     mask.unlink()
     with pytest.raises(UsageError, match=r"1 of 4 images have no mask, such as normal_columnar/148-1.BMP"):

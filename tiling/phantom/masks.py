@@ -1,4 +1,4 @@
-"""What a mask of the Herlev set shows: glass, the cell, its nucleus. Phantoms cut cells out by it; so do the probes.
+"""What a mask shows: glass, the cell, its nucleus; and how the masks of the Herlev set, which are pictures, are read.
 
 Masks are pictures in four colours. In JPEG copies these blur, so a pixel belongs to the colour nearest to it.
 """
@@ -31,10 +31,15 @@ def parts_of(mask: NDArray[np.uint8]) -> Parts:
     red, green, blue = (mask[:, :, channel] >> 3 for channel in range(3))
     nearest = _nearest_colour()[red, green, blue]
     nucleus = nearest == _NUCLEUS
-    count, parts, stats, _ = cv2.connectedComponentsWithStats((nucleus | (nearest == _CYTOPLASM)).astype(np.uint8))
-    largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax()) if count > 1 else 1
-    cell = parts == largest
+    cell = largest_piece(nucleus | (nearest == _CYTOPLASM))
     return Parts((nearest == _GLASS) | (nearest == _UNKNOWN), cell, nucleus & cell)
+
+
+def largest_piece(inside: Mask) -> Mask:
+    """The largest connected piece of a mask (H, W), empty where that is empty."""
+    count, pieces, stats, _ = cv2.connectedComponentsWithStats(inside.astype(np.uint8))
+    largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax()) if count > 1 else 1
+    return np.asarray(pieces == largest)
 
 
 @lru_cache(maxsize=1)
