@@ -43,7 +43,7 @@ def finetune(
     device: str | None = None,
     workers: int = 0,
 ) -> int:
-    """Fine-tunes an encoder on the Herlev cells by the DeepPap protocol, and tests it by cross-validation.
+    """Fine-tunes an encoder on single cells by the DeepPap protocol, and tests it by cross-validation.
 
     Patches round each nucleus, rotations and translations that balance normal and abnormal cells, and the mean score of
     many views. Folds over cells, as published, and by source picture. OUT gets finetune.html, finetune.json,
@@ -52,7 +52,7 @@ def finetune(
     Args:
         out: The folder to write to.
         encoder: timm:ARCHITECTURE, random:ARCHITECTURE, hf-hub:REPOSITORY or a .safetensors file.
-        set: The folder of the unpacked set with its masks (--set.herlev=DIR).
+        set: The folder of the unpacked set with its masks or outlines (--set.herlev=DIR, --set.sipakmed=DIR).
         protocol: The numbers of the protocol.
         input_px: Side of the network's input; the encoder's own, if not given.
         seed: Decides the folds, the patches and what is learnt.
@@ -61,7 +61,7 @@ def finetune(
     """
     protocol.check()
     name, folder = _only(set)
-    cells, nuclei = _with_nuclei(read_cells(name, folder), folder, protocol.folds)
+    cells, nuclei = _with_nuclei(_of_two_sides(read_cells(name, folder)), folder, protocol.folds)
     network = _at_size(load_encoder(encoder, device), input_px)
     parts = _folds(cells, protocol, seed)
     made_with = _made_with(network, cells, nuclei, protocol, seed)
@@ -99,12 +99,20 @@ def _only(sets: Mapping[str, Path]) -> tuple[str, Path]:
     return next(iter(sets.items()))
 
 
+def _of_two_sides(cells: CellSet) -> CellSet:
+    """Without the classes that are neither normal nor abnormal, as SIPaKMeD's metaplastic cells are."""
+    kept = [label for label, c in enumerate(cells.classes) if c.side != "neither"]
+    chosen = cells.subset(np.flatnonzero(np.isin(cells.labels, kept)).tolist())
+    for c, n in zip(cells.classes, cells.counts(), strict=True):
+        if c.side == "neither":
+            say(f"{cells.title}: {n} {c.name} cells are left out: they are neither normal nor abnormal")
+    classes = tuple(cells.classes[label] for label in kept)
+    return dataclasses.replace(chosen, classes=classes, labels=np.searchsorted(kept, chosen.labels).astype(np.int64))
+
+
 def _with_nuclei(cells: CellSet, folder: Path, folds: int) -> tuple[CellSet, list[Nucleus]]:
     """The cells whose mask shows a nucleus; the others are recorded as damaged."""
-    neither = [c.name for c in cells.classes if c.side == "neither"]
     nuclei, problems = read_nuclei(cells)
-    if neither:
-        raise UsageError(f"{folder}: cells of the class {neither[0]!r} are neither normal nor abnormal; leave them out")
     kept = [i for i, nucleus in enumerate(nuclei) if nucleus]
     usable = dataclasses.replace(cells.subset(kept), damaged={**cells.damaged, **problems})
     few = [f"{c.name!r} has {n}" for c, n in zip(cells.classes, usable.counts(), strict=True) if n < folds]

@@ -1,11 +1,13 @@
 """SIPaKMeD's outlines from end to end: what `papsmear data` says, patches round the nucleus, cells pasted on tiles."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import wandb
 from PIL import Image
 
 from papsmear.cli import main
@@ -108,6 +110,33 @@ def test_patches_are_centred_on_the_outlined_nucleus(cells: Path) -> None:
         dark = patch[:, :, 2] - patch[:, :, 1] > 50
         # The drawn disc lies on whole pixels, up to half of one beside its outline; 2 pixels of the view to one.
         assert np.argwhere(dark).mean(0) == pytest.approx((113, 113), abs=1.2)
+
+
+def test_it_is_fine_tuned_on_without_the_cells_of_neither_side(
+    cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (cells / DAT / "001_01_nuc.dat").unlink()
+    out = tmp_path / "out"
+    status = main([
+        "finetune", "-c", "configs/finetune.yaml", f"--set.sipakmed={cells}", f"--out={out}", "--device=cpu",
+        "--encoder=random:test_vit", "--input_px=32", "--protocol.folds=2", "--protocol.epochs=1",
+        "--protocol.batch_size=8", "--protocol.abnormal=[1,1]", "--protocol.normal=[1,1]", "--protocol.views=[1,1]",
+        "--protocol.crops=1", "--protocol.displacements=[10]",
+    ])  # fmt: skip
+    wandb.teardown()
+    assert status == 1, "one cell has no nucleus"
+    why = "its mask 001_01_cyt.dat has no outline of the nucleus beside it"
+    found = json.loads((out / "finetune.json").read_text())
+    assert found["set"]["damaged"] == {f"{DAT}/001_01.bmp": why}
+    assert found["set"]["images"] == 4 * PER_CLASS - 1
+    rows = [(row["class"], row["side"], row["cells"]) for row in found["folds"]["grouped"]["binary"]["correct"]]
+    assert rows == [("D", "positive", 3), ("K", "positive", 4), ("P", "negative", 4), ("SI", "negative", 4)]
+    errors = capsys.readouterr().err.splitlines()
+    assert "SIPaKMeD: 4 metaplastic cells are left out: they are neither normal nor abnormal" in errors
+    assert f"SIPaKMeD: {DAT}/001_01.bmp is left out: {why}" in errors
+    page = (out / "finetune.html").read_text()
+    assert "The published figures are of Herlev cells" in page
+    assert str(tmp_path) not in page, "a path of the user's machine"
 
 
 @pytest.mark.parametrize("method", METHODS)
