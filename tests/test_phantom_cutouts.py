@@ -8,17 +8,28 @@ import numpy as np
 import pytest
 
 from papsmear.errors import UsageError
-from papsmear.tiling.phantom.cellsets import write_cell_sets
-from papsmear.tiling.phantom.cutouts import NATIVE_MPP, TYPICAL_UM, RealCells, deal, find_cutouts
-from papsmear.tiling.phantom.sprite import HERLEV_CLASSES
+from papsmear.tiling.phantom.cellsets import SET_MPP, write_cell_sets
+from papsmear.tiling.phantom.cutouts import NATIVE_MPP, TYPICAL_UM, deal, find_cutouts
+from papsmear.tiling.phantom.realcells import RealCells
+from papsmear.tiling.phantom.sprite import HERLEV_CLASSES, SIPAKMED_CLASSES
 
 
 @pytest.fixture(scope="module")
-def native(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A set in the public archive's layout, 5 cells a class."""
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both sets in the public archives' layouts, 5 cells a class."""
     folder = tmp_path_factory.mktemp("cells")
     write_cell_sets(folder, seed=3, per_class=5)
-    return folder / "herlev"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def native(sets: Path) -> Path:
+    return sets / "herlev"
+
+
+@pytest.fixture(scope="module")
+def outlined(sets: Path) -> Path:
+    return sets / "sipakmed"
 
 
 @pytest.fixture(scope="module")
@@ -61,17 +72,20 @@ def test_native_cells_keep_their_size_at_every_mpp(native: Path) -> None:
             assert cell.cytoplasm.sum() * mpp**2 == pytest.approx(wanted_um2, rel=0.2)
 
 
-def test_cells_without_scale_get_the_typical_size_of_their_class(copy: Path) -> None:
-    cells = RealCells(find_cutouts(copy), 0.25)
-    for kind in HERLEV_CLASSES:
+@pytest.mark.parametrize("form", ["copy", "outlined"])
+def test_cells_without_scale_get_the_typical_size_of_their_class(form: str, request: pytest.FixtureRequest) -> None:
+    cells = RealCells(find_cutouts(request.getfixturevalue(form)), 0.25)
+    assert cells.kinds == (HERLEV_CLASSES if form == "copy" else SIPAKMED_CLASSES)
+    for kind in cells.kinds:
         areas = [cells.cell(kind, np.random.default_rng(seed)).cytoplasm.sum() for seed in range(15)]
         diameter_um = 2 * np.sqrt(np.mean(areas) / np.pi) * 0.25
         assert diameter_um == pytest.approx(TYPICAL_UM[kind], rel=0.15)
 
 
-def test_sprites_are_the_cell_alone(native: Path) -> None:
-    cells = RealCells(find_cutouts(native), 0.25)
-    for kind in HERLEV_CLASSES:
+@pytest.mark.parametrize("form", ["native", "outlined"])
+def test_sprites_are_the_cell_alone(form: str, request: pytest.FixtureRequest) -> None:
+    cells = RealCells(find_cutouts(request.getfixturevalue(form)), 0.25)
+    for kind in cells.kinds:
         sprite = cells.cell(kind, np.random.default_rng(1))
         light = sprite.transmittance
         assert sprite.kind == kind
@@ -86,6 +100,20 @@ def test_sprites_are_the_cell_alone(native: Path) -> None:
         assert light[around].min(initial=1.0) > 0.98
         cytoplasm = sprite.cytoplasm & ~sprite.nucleus
         assert light[sprite.nucleus].mean() < light[cytoplasm].mean() - 0.05
+
+
+def test_outlined_cells_are_found_by_class_and_picture(outlined: Path) -> None:
+    found = find_cutouts(outlined)
+    assert [cell.kind for cell in found] == [kind for kind in SIPAKMED_CLASSES for _ in range(5)]
+    assert all(cell.source == f"{cell.kind}/{cell.image.stem[:3]}" for cell in found)
+    assert {cell.mpp for cell in found} == {None}
+    for cell in found[::4]:
+        rgb, parts = cell.read()
+        assert rgb.shape[:2] == parts.cell.shape
+        assert rgb[parts.nucleus].mean() < rgb[parts.cell].mean() < rgb[parts.around].mean()
+    for kind in SIPAKMED_CLASSES:  # they were drawn, so they show what the size of drawn ones is
+        areas = [cell.read()[1].cell.sum() for cell in found if cell.kind == kind]
+        assert 2 * np.sqrt(np.mean(areas) / np.pi) * SET_MPP == pytest.approx(TYPICAL_UM[kind], rel=0.2)
 
 
 def test_folds_share_no_source_picture(native: Path) -> None:
@@ -124,6 +152,20 @@ def test_missing_class_is_named(native: Path, tmp_path: Path) -> None:
         find_cutouts(tmp_path / "set")
     with pytest.raises(UsageError, match="no such folder"):
         find_cutouts(tmp_path / "nothing")
+
+
+def test_a_class_without_outlines_and_a_damaged_outline_are_named(outlined: Path, tmp_path: Path) -> None:
+    shutil.copytree(outlined, tmp_path / "set")
+    home = tmp_path / "set" / "im_Parabasal" / "im_Parabasal" / "CROPPED"
+    (home / "001_01_cyt.dat").write_text("1,2\n3,4\nx\n")
+    with pytest.raises(UsageError, match=r"CROPPED/001_01.bmp: its mask 001_01_cyt.dat, line 3: 'x' is not a"):
+        find_cutouts(tmp_path / "set")
+    (home / "001_01_nuc.dat").unlink()
+    assert len(find_cutouts(tmp_path / "set")) == 5 * 5 - 1
+    for file in home.glob("*_nuc.dat"):
+        file.unlink()
+    with pytest.raises(UsageError, match=r"SIPaKMeD layout: no image with '_cyt.dat' and '_nuc.dat' outlines in .*im"):
+        find_cutouts(tmp_path / "set")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ from papsmear.errors import InputError, UsageError
 from papsmear.files import write_text
 from papsmear.progress import say, track
 from papsmear.tiling.phantom.cellsets import write_cell_sets
-from papsmear.tiling.phantom.cutouts import CutOut, RealCells, deal, find_cutouts
+from papsmear.tiling.phantom.cutouts import CutOut, deal, find_cutouts
+from papsmear.tiling.phantom.realcells import RealCells
 from papsmear.tiling.phantom.roster import Entry, draw_roster
 from papsmear.tiling.phantom.scene import Finding, Scene
 from papsmear.tiling.phantom.svs import write_svs
@@ -104,7 +105,8 @@ def phantom(
         planes: Focal planes 1 µm apart: 1, 3 or 5; each a file.
         sites: How many sites, each with a stain of its own.
         folds: How many folds patients are dealt to.
-        cells: A set of real cells in the Herlev layout to use in place of drawn ones; folds share no cell nor picture.
+        cells: A set of real cells in the layout of Herlev or SIPaKMeD to use in place of drawn ones; folds share no
+            cell nor picture.
         cell_sets: Single cells of each class to write under cells/; 0 for none.
         seed: Gives another cohort.
         workers: How many slides at a time; as many as there are processor cores if not given.

@@ -1,16 +1,15 @@
-"""Real cells for phantom slides: cut out of a set of labelled single cells in the Herlev layout.
+"""Cells to cut out for phantom slides: the files of a set of labelled single cells with their masks.
 
-Two layouts are read: the public archive's `<class>/<name>.BMP` with `<name>-d.bmp` beside it, and
-`images/<class>/<name>.jpg` with `masks/<class>/<name>-d.jpg`. A cell is what its mask calls cytoplasm or nucleus; how
-much light it lets through is its colour over the colour of the empty glass in its own picture.
+Three layouts are read: Herlev's `<class>/<name>.BMP` with `<name>-d.bmp` beside it, `images/<class>/<name>.jpg` with
+`masks/<class>/<name>-d.jpg`, and SIPaKMeD's `<class>/<class>/CROPPED/<name>.bmp` with the outlines `<name>_cyt.dat` and
+`<name>_nuc.dat`. A cell is what its mask calls cytoplasm or nucleus.
 
-The first number of a file's name is the picture that the cell was taken from. Cells of one picture share stain, focus
-and patient, so pictures are dealt out to folds whole.
+The first number of a file's name is the picture that the cell was taken from, which SIPaKMeD counts class by class.
+Cells of one picture share stain, focus and patient, so pictures are dealt out to folds whole.
 """
 
 from collections import defaultdict
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -18,13 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from papsmear import seeds
-from papsmear.errors import UsageError
-from papsmear.tiling.phantom.masks import parts_of
-from papsmear.tiling.phantom.sprite import HERLEV_CLASSES, Sprite
+from papsmear.errors import InputError, UsageError
+from papsmear.tiling.phantom.cellkinds import CELL_KINDS
+from papsmear.tiling.phantom.masks import Parts, parts_of
+from papsmear.tiling.phantom.outlines import Outlines
+from papsmear.tiling.phantom.sprite import HERLEV_CLASSES, SIPAKMED_CLASSES
 
 NATIVE_MPP = 0.201  # Jantzen et al. 2005
 _ENDINGS = (".bmp", ".jpg", ".jpeg", ".png")
-_DARKEST_GLASS = 190.0
 
 # Diameter in µm of a disc of the cell's area, for copies of the set that have lost their scale. Estimates, not the
 # set's own measurements. Intermediate cells are 35-40 µm across and superficial ones slightly larger (Eurocytology,
@@ -41,74 +41,111 @@ TYPICAL_UM = {
     "severe_dysplastic": 17.5,
     "carcinoma_in_situ": 15.0,
 }
+# SIPaKMeD does not tell its µm/px: its cells become as large as those that are drawn, the mean over a class's forms.
+TYPICAL_UM |= {
+    kind: float(np.mean([2 * np.sqrt(form.nucleus_um2[0] / form.nc_ratio[0] / np.pi) for form in CELL_KINDS[kind]]))
+    for kind in SIPAKMED_CLASSES
+}
 
 
 @dataclass(frozen=True)
 class CutOut:
-    """One labelled cell: its class, its two files, the picture it was taken from, and its µm/px (None: lost)."""
+    """One labelled cell: class, picture, mask, the picture it was taken from, and its µm/px (None: not known)."""
 
     kind: str
     image: Path
-    mask: Path
+    mask: Path | Outlines
     source: str
     mpp: float | None
 
+    def read(self) -> tuple[NDArray[np.uint8], Parts]:
+        """Its picture (H, W, 3) RGB, and what its mask shows. InputError, naming the file, where one is damaged."""
+        rgb = _read(self.image)
+        size = (rgb.shape[0], rgb.shape[1])
+        if isinstance(self.mask, Outlines):
+            try:
+                return rgb, self.mask.parts(size)
+            except InputError as error:
+                raise InputError(f"{self.image}: its mask {error}") from error
+        mask = _read(self.mask)
+        if mask.shape != rgb.shape:
+            raise InputError(f"{self.mask} is {mask.shape[1]}x{mask.shape[0]} px, its picture {size[1]}x{size[0]}")
+        parts = parts_of(mask)
+        if not parts.cell.any():
+            raise InputError(f"{self.mask} marks no cell")
+        return rgb, parts
+
 
 def find_cutouts(folder: Path) -> list[CutOut]:
-    """The cells of a set in the Herlev layout, in the order of class and name.
+    """The cells of a set in the layout of Herlev or SIPaKMeD, in the order of class and name.
 
     Every file is decoded once, so that a damaged one is found before a slide is begun. UsageError where there is no
     such set, a class is missing, or files cannot be read.
     """
     if not folder.is_dir():
         raise UsageError(f"--cells {folder}: there is no such folder")
-    copy = (folder / "images").is_dir()
-    pairs: list[tuple[str, Path, Path]] = []
+    outlined = any((folder / kind).is_dir() for kind in SIPAKMED_CLASSES)
+    found = _outlined(folder) if outlined else _masked(folder)
+    if empty := [where for where, cells in found if not cells]:
+        layout, wanted = ("SIPaKMeD", "'_cyt.dat' and '_nuc.dat' outlines") if outlined else ("Herlev", "a '-d' mask")
+        lacks = "; ".join(f"no image with {wanted} in {where}" for where in empty)
+        raise UsageError(f"--cells {folder}: not a whole set in the {layout} layout: {lacks}")
+    cutouts = [cutout for _, cells in found for cutout in cells]
+    sizes: set[tuple[int, ...]] = set()
     problems: list[str] = []
+    for cutout in cutouts:
+        try:
+            sizes.add(cutout.read()[0].shape[:2])
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        raise UsageError(f"--cells {folder}: mend or remove the damaged pairs: {'; '.join(problems)}")
+    squares = len(sizes) == 1 and len(set(*sizes)) == 1  # of a copy whose cells were brought to one size
+    return [replace(cutout, mpp=None) for cutout in cutouts] if squares else cutouts
+
+
+def _masked(folder: Path) -> list[tuple[Path, list[CutOut]]]:
+    """The cells of each Herlev class, and where they lie."""
+    copy = (folder / "images").is_dir()
+    found = []
     for kind in HERLEV_CLASSES:
         images = folder / "images" / kind if copy else folder / kind
         masks = folder / "masks" / kind if copy else images
-        found = _pairs(images, masks)
-        pairs += [(kind, image, mask) for image, mask in found]
-        if not found:
-            problems.append(f"no image with a '-d' mask in {images}")
-    if problems:
-        raise UsageError(f"--cells {folder}: not a whole set in the Herlev layout: {'; '.join(problems)}")
-    sizes = [_check(image, mask, problems) for _, image, mask in pairs]
-    if problems:
-        raise UsageError(f"--cells {folder}: mend or remove the damaged pairs: {'; '.join(problems)}")
-    scaled = len(set(sizes)) > 1 or sizes[0][0] != sizes[0][1]
-    mpp = NATIVE_MPP if scaled else None
-    return [CutOut(kind, image, mask, image.stem.partition("-")[0], mpp) for kind, image, mask in pairs]
+        mask_of = {file.stem: file for file in _pictures(masks)}
+        cells = [
+            CutOut(kind, file, mask_of[f"{file.stem}-d"], file.stem.partition("-")[0], NATIVE_MPP)
+            for file in _pictures(images)
+            if f"{file.stem}-d" in mask_of
+        ]
+        found.append((images, cells))
+    return found
 
 
-def _pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
-    if not images.is_dir() or not masks.is_dir():
-        return []
-    mask_of = {file.stem: file for file in sorted(masks.iterdir()) if file.suffix.lower() in _ENDINGS}
-    files = [file for file in sorted(images.iterdir()) if file.suffix.lower() in _ENDINGS]
-    return [(file, mask_of[f"{file.stem}-d"]) for file in files if f"{file.stem}-d" in mask_of]
+def _outlined(folder: Path) -> list[tuple[Path, list[CutOut]]]:
+    """The cells of each SIPaKMeD class that have both outlines, and where they lie."""
+    found = []
+    for kind in SIPAKMED_CLASSES:
+        cropped = folder / kind / kind / "CROPPED"
+        cells = []
+        for file in _pictures(cropped):
+            cell, nucleus = (file.with_name(f"{file.stem}_{part}.dat") for part in ("cyt", "nuc"))
+            if cell.is_file() and nucleus.is_file():
+                source = f"{kind}/{file.stem.partition('_')[0]}"
+                cells.append(CutOut(kind, file, Outlines(cell, nucleus), source, mpp=None))
+        found.append((cropped, cells))
+    return found
 
 
-def _check(image: Path, mask: Path, problems: list[str]) -> tuple[int, int]:
-    shapes = []
-    for file in (image, mask):
-        try:
-            shapes.append(_read(file).shape)
-        except ValueError as error:
-            problems.append(str(error))
-    if len(shapes) == 2 and shapes[0] != shapes[1]:
-        problems.append(f"{mask} is {shapes[1][1]}x{shapes[1][0]} px, its picture {shapes[0][1]}x{shapes[0][0]}")
-    elif len(shapes) == 2 and not parts_of(_read(mask)).cell.any():
-        problems.append(f"{mask} marks no cell")
-    return (shapes[0][1], shapes[0][0]) if shapes else (0, 0)
+def _pictures(folder: Path) -> list[Path]:
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [file for file in files if file.suffix.lower() in _ENDINGS]
 
 
 def _read(file: Path) -> NDArray[np.uint8]:
     pixels = np.frombuffer(file.read_bytes(), np.uint8)
     bgr = cv2.imdecode(pixels, cv2.IMREAD_COLOR) if pixels.size else None
     if bgr is None:
-        raise ValueError(f"{file} cannot be decoded")
+        raise InputError(f"{file} cannot be decoded")
     return np.asarray(bgr[:, :, ::-1], np.uint8)
 
 
@@ -141,85 +178,3 @@ def deal(cutouts: list[CutOut], folds: int, seed: int) -> list[list[CutOut]]:
     for cell in cutouts:
         dealt[fold_of[cell.source]].append(cell)
     return dealt
-
-
-class RealCells:
-    """Cells of one fold's cut-outs, at `mpp` µm/px, each time turned, resized and stained a little differently."""
-
-    kinds = HERLEV_CLASSES
-
-    def __init__(self, cutouts: list[CutOut], mpp: float) -> None:
-        self._mpp = mpp
-        self._of_kind = {kind: [cell for cell in cutouts if cell.kind == kind] for kind in HERLEV_CLASSES}
-
-    def cell(self, kind: str, rng: np.random.Generator) -> Sprite:
-        """A cell of one of HERLEV_CLASSES."""
-        choice = self._of_kind[kind]
-        cutout = choice[int(rng.integers(len(choice)))]
-        density, cell, nucleus = _prepared(cutout)
-        scale = _scale(cutout, int(cell.sum()), self._mpp, rng)
-        matrix, size = _turn_and_scale(cell, scale, float(rng.uniform(0, 360)))
-        density = density * np.float32(rng.lognormal(0, 0.08))
-        if scale < 1:  # average first: warping alone would skip pixels
-            density = np.asarray(cv2.GaussianBlur(density, (0, 0), 0.4 / scale), np.float32)
-        density = np.asarray(cv2.warpAffine(density, matrix, size, flags=cv2.INTER_LINEAR), np.float32)
-        edge = np.zeros(density.shape[:2], bool)
-        edge[[0, -1]], edge[:, [0, -1]] = True, True
-        density[edge] = 0
-        cell, nucleus = (
-            cv2.warpAffine(part.astype(np.uint8), matrix, size, flags=cv2.INTER_NEAREST).astype(bool)
-            for part in (cell, nucleus)
-        )
-        return Sprite(np.exp(-density).astype(np.float32), kind, cell, nucleus)
-
-
-@lru_cache(maxsize=1024)
-def _prepared(cutout: CutOut) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Optical density (H, W, 3) of the cell alone, 0 around it with a soft edge; the cell; its nucleus."""
-    rgb = _read(cutout.image).astype(np.float32)
-    around, cell, nucleus = parts_of(_read(cutout.mask))
-    glass = _glass_colour(rgb, around, cell)
-    density = np.maximum(-np.log(np.maximum(rgb, 4) / glass), 0)
-    soft = cv2.GaussianBlur(cell.astype(np.float32), (0, 0), 1.5)
-    soft = np.clip(2 * soft - 0.6, 0, 1)  # reaches 0 about a pixel outside the mask
-    return np.asarray(density * soft[:, :, None], np.float32), cell, nucleus
-
-
-def _glass_colour(rgb: NDArray[np.float32], around: NDArray[np.bool_], cell: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Colour of the empty glass: the brighter part of what lies around the cell, other cells left out so.
-
-    Padding that a copy added is flat and not glass; pictures filled by the cell fall back on its brightest pixels.
-    Where a cell lies on others, nothing around it is glass; then the colour stops at `_DARKEST_GLASS`.
-    """
-    flat = np.ptp(rgb, axis=1).max(-1) < 12, np.ptp(rgb, axis=0).max(-1) < 12
-    real = ~(flat[0][:, None] | flat[1][None, :])
-    level = rgb.sum(-1)
-    free = around & real
-    if free.sum() < 50:
-        free = cell
-        bright = free & (level >= np.quantile(level[free], 0.98))
-    else:
-        bright = free & (level >= np.quantile(level[free], 0.6))
-    return np.asarray(np.maximum(np.median(rgb[bright], axis=0), _DARKEST_GLASS), np.float32)
-
-
-def _scale(cutout: CutOut, area_px: int, mpp: float, rng: np.random.Generator) -> float:
-    """Factor from the picture's pixels to the slide's."""
-    if cutout.mpp is not None:
-        return float(cutout.mpp / mpp * rng.lognormal(0, 0.03))
-    diameter_um = TYPICAL_UM[cutout.kind] * rng.lognormal(0, 0.12)
-    return float(diameter_um / mpp / (2 * np.sqrt(area_px / np.pi)))
-
-
-def _turn_and_scale(
-    cell: NDArray[np.bool_], scale: float, degrees: float
-) -> tuple[NDArray[np.float64], tuple[int, int]]:
-    """The affine map that turns and scales the cell's box into the middle of an array of the returned size."""
-    rows, columns = np.flatnonzero(cell.any(1)), np.flatnonzero(cell.any(0))
-    corners = np.array([(x, y, 1) for x in columns[[0, -1]] for y in rows[[0, -1]]], float)
-    middle = corners[:, :2].mean(0)
-    matrix = np.asarray(cv2.getRotationMatrix2D((float(middle[0]), float(middle[1])), degrees, scale), np.float64)
-    spread = np.ptp(corners @ matrix.T, axis=0)
-    width, height = (int(np.ceil(side)) + 8 for side in spread)
-    matrix[:, 2] += np.array([(width - 1) / 2, (height - 1) / 2]) - middle
-    return matrix, (width, height)
