@@ -51,7 +51,7 @@ def test_slides_csv_is_what_the_other_stages_read(made: Path) -> None:
     assert sum(slide.label or 0 for slide in slides) == 3
     assert {slide.fold for slide in slides} == {0, 1}
     assert list(slides[0].row) == [
-        "slide_id", "path", "label", "patient_id", "fold", "site", "scanner", "annotations",
+        "slide_id", "path", "label", "bethesda", "patient_id", "fold", "site", "scanner", "annotations",
     ]  # fmt: skip
     for slide in slides:
         assert (made / slide.row["annotations"]).is_file()

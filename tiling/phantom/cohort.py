@@ -1,6 +1,6 @@
 """`papsmear phantom`: a cohort of synthetic SurePath slides of which everything is known.
 
-OUT/slides.csv                     labels, patients, folds, sites
+OUT/slides.csv                     labels, Bethesda classes, patients, folds, sites
 OUT/slides/<slide_id>.svs          one file a slide, more with several planes
 OUT/annotations/<slide_id>.geojson outlines of its abnormal cells, for QuPath
 OUT/cells/herlev, cells/sipakmed   single cells in the layouts of the public sets
@@ -21,6 +21,8 @@ from papsmear.cohort import write_rows
 from papsmear.errors import InputError, UsageError
 from papsmear.files import write_text
 from papsmear.progress import say, track
+from papsmear.tiling.annotations import read_annotations
+from papsmear.tiling.phantom.bethesda import bethesda_class
 from papsmear.tiling.phantom.cellsets import write_cell_sets
 from papsmear.tiling.phantom.cutouts import CutOut, deal, find_cutouts
 from papsmear.tiling.phantom.realcells import RealCells
@@ -130,7 +132,7 @@ def phantom(
             f"{out}: a worker process was killed, often since memory ran out; start the command again with fewer"
             " --workers: it goes on from there"
         ) from error
-    write_rows(out / "slides.csv", [_row(entry, planes) for entry in roster])
+    write_rows(out / "slides.csv", [_row(out, entry, planes) for entry in roster])
     _tell(out, roster, folds)
 
 
@@ -214,11 +216,14 @@ def _feature(finding: Finding, number: int) -> dict[str, object]:
     }
 
 
-def _row(entry: Entry, planes: int) -> dict[str, str]:
+def _row(out: Path, entry: Entry, planes: int) -> dict[str, str]:
+    """A line of slides.csv, of a slide that is there: its class is that of the cells that were annotated."""
+    cells, _ = read_annotations(out / _annotation_file(entry.slide_id))
     row = {
         "slide_id": entry.slide_id,
         "path": _slide_file(entry.slide_id, 0),
         "label": str(entry.label),
+        "bethesda": bethesda_class([cell.classification[0] for cell in cells]),
         "patient_id": entry.patient_id,
         "fold": str(entry.fold),
         "site": entry.site,
