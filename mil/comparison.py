@@ -1,6 +1,6 @@
 """Which of two heads is better: their AUCs on the same slides of the same folds, as pairs.
 
-Over folds the difference is the mean of the folds' differences. Folds share no test slide, so their variances add up.
+Over folds the difference is the mean of the folds' differences. Folds share no patient, so their variances add up.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,14 @@ from papsmear.mil.runs import System
 class Comparison:
     """The AUC of `first` less that of `second` over their common `folds`: DeLong's paired test, and the bootstrap.
 
-    Neither is widened for the number of comparisons.
+    Both are by patient where the `slides` are of fewer `patients`. Neither is widened for the number of comparisons.
     """
 
     first: System
     second: System
     folds: tuple[int, ...]
+    slides: int
+    patients: int
     delong: AucDifference
     bootstrap: Interval | None
 
@@ -37,8 +39,9 @@ class Comparison:
     def facts(self) -> dict[str, Any]:
         """As plain values for JSON."""
         names = {"first": [self.first.encoder, self.first.head], "second": [self.second.encoder, self.second.head]}
-        of = {"folds": list(self.folds), "delong": asdict(self.delong), "bootstrap_interval_95": self.bootstrap}
-        return names | of | {"clear": self.clear}
+        of = {"folds": list(self.folds), "slides": self.slides, "patients": self.patients}
+        found = {"delong": asdict(self.delong), "bootstrap_interval_95": self.bootstrap, "clear": self.clear}
+        return names | of | found
 
 
 def compare(first: System, second: System) -> Comparison | None:
@@ -46,14 +49,16 @@ def compare(first: System, second: System) -> Comparison | None:
     folds = tuple(fold for fold in first.tests if fold in second.tests)
     if not folds:
         return None
-    aucs, resampled = [], []
+    aucs, resampled, slides, patients = [], [], 0, 0
     for fold in folds:
         a, b = first.tests[fold].verdicts, second.tests[fold].verdicts
         scores = np.stack([a.log_odds, b.log_odds])  # (2, S), of the same slides in the same order
-        aucs.append(delong(a.labels, scores))
-        resampled.append(resampled_aucs(a.labels, scores, fold))  # (2, B)
+        aucs.append(delong(a.labels, scores, a.patients))
+        resampled.append(resampled_aucs(a.labels, scores, fold, a.patients))  # (2, B)
+        slides, patients = slides + len(a.slides), patients + a.n_patients
     mean = np.mean(resampled, axis=0)
-    return Comparison(first, second, folds, difference(mean_of_folds(aucs)), percentiles(mean[0] - mean[1]))
+    found = difference(mean_of_folds(aucs)), percentiles(mean[0] - mean[1])
+    return Comparison(first, second, folds, slides, patients, *found)
 
 
 def comparisons(systems: Sequence[System]) -> list[Comparison]:

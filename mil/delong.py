@@ -5,7 +5,10 @@ share of negative ones that it outranks, and for each negative slide the share o
 components' covariances give that of the AUCs. Sun & Xu (2014, algorithm 2) take the components from midranks, in
 O(S log S) where the formula is O(m n).
 
-H: heads. S: slides, m of them positive and n negative.
+Slides of one patient are alike. Obuchowski (1997, Nonparametric analysis of clustered ROC curve data) therefore sums
+the components of each patient first; where each patient has one slide, that is DeLong's covariance.
+
+H: heads. S: slides, m of them positive and n negative. P: patients.
 """
 
 import math
@@ -23,7 +26,7 @@ Z95 = float(norm.ppf(0.975))
 
 @dataclass(frozen=True)
 class Aucs:
-    """The AUCs (H,) of heads on the same slides, and their covariance (H, H); NaN with one slide of a class."""
+    """The AUCs (H,) of heads on the same slides, and their covariance (H, H); NaN with one patient of a class."""
 
     auc: Floats
     covariance: Floats
@@ -42,18 +45,23 @@ class AucDifference:
     p: float | None
 
 
-def delong(labels: NDArray[np.int64], scores: Floats) -> Aucs:
-    """AUCs and their covariance, of `labels` (S,) with both classes and `scores` (H, S): Sun & Xu 2014, eq. 5 to 9."""
+def delong(labels: NDArray[np.int64], scores: Floats, patients: NDArray[np.int64] | None = None) -> Aucs:
+    """AUCs and their covariance, of `labels` (S,) with both classes and `scores` (H, S): Sun & Xu 2014, eq. 5 to 9.
+
+    Slides with the same number in `patients` (S,) are of one patient; without it each slide is of another.
+    """
     positive, negative = scores[:, labels == 1], scores[:, labels == 0]  # (H, m), (H, n)
     m, n = positive.shape[1], negative.shape[1]
     ranks = rankdata(np.concatenate([positive, negative], axis=1), axis=1)  # (H, S), midranks
     of_positive = (ranks[:, :m] - rankdata(positive, axis=1)) / n  # (H, m): share of negatives that it outranks
     of_negative = 1 - (ranks[:, m:] - rankdata(negative, axis=1)) / m  # (H, n): share of positives that outrank it
-    return Aucs(of_positive.mean(axis=1), _covariance(of_positive) / m + _covariance(of_negative) / n)
+    whose = np.arange(m + n) if patients is None else np.unique(patients, return_inverse=True)[1]  # (S,)
+    covariance = _covariance(of_positive, of_negative, whose[labels == 1], whose[labels == 0])
+    return Aucs(of_positive.mean(axis=1), covariance)
 
 
 def mean_of_folds(folds: list[Aucs]) -> Aucs:
-    """The mean AUC over folds that share no slide, whose heads are given: variances add up."""
+    """The mean AUC over folds that share no patient, whose heads are given: variances add up."""
     count = len(folds)
     auc = np.mean([fold.auc for fold in folds], axis=0)
     return Aucs(auc, np.sum([fold.covariance for fold in folds], axis=0) / count**2)
@@ -69,12 +77,34 @@ def difference(aucs: Aucs, first: int = 0, second: int = 1) -> AucDifference:
     return AucDifference(value, interval, p)
 
 
-def _covariance(components: Floats) -> Floats:
-    """(H, H) of components (H, K); NaN where one slide cannot tell."""
-    heads, count = components.shape
-    if count < 2:
+def _covariance(
+    of_positive: Floats, of_negative: Floats, whose_positive: NDArray[np.int64], whose_negative: NDArray[np.int64]
+) -> Floats:
+    """(H, H) of components (H, m) and (H, n), of the patients (m,) and (n,): S10/m + S01/n + (S11 + S11')/mn of the
+    paper; NaN where one patient cannot tell.
+    """
+    m, n = len(whose_positive), len(whose_negative)
+    patients = len(np.union1d(whose_positive, whose_negative))
+    sums_positive = _by_patient(of_positive, whose_positive, patients)  # (H, P)
+    sums_negative = _by_patient(of_negative, whose_negative, patients)  # (H, P)
+    within = _spread(sums_positive[:, np.unique(whose_positive)], m) / m
+    within = within + _spread(sums_negative[:, np.unique(whose_negative)], n) / n
+    between = sums_positive @ sums_negative.T * (patients / max(1, patients - 1)) / (m * n)  # (H, H)
+    return np.asarray(within + between + between.T)
+
+
+def _by_patient(components: Floats, whose: NDArray[np.int64], patients: int) -> Floats:
+    """(H, P): the sums over each patient's slides of how far components (H, K) lie from their mean, the AUC."""
+    excess = components - components.mean(axis=1, keepdims=True)
+    return np.stack([np.bincount(whose, row, patients) for row in excess])
+
+
+def _spread(sums: Floats, slides: int) -> Floats:
+    """(H, H): S10 or S01 of the paper by the sums (H, P) of the patients who have some of the `slides` of a class."""
+    heads, patients = sums.shape
+    if patients < 2:
         return np.full((heads, heads), np.nan)
-    return np.asarray(np.atleast_2d(np.cov(components)))
+    return np.asarray(sums @ sums.T * (1 / (patients - 1)) * (patients / slides))
 
 
 def _interval(value: float, variance: float, least: float, most: float) -> Interval | None:

@@ -32,12 +32,15 @@ TITLES = {
 class Evaluation:
     """The figures of labelled slides.
 
-    `shares`: sensitivity, specificity, ppv, npv at the operating point. `unread`: of the negative slides those below
-    every positive one of their fold. `groups`: for each column of slides.csv and value sensitivity and specificity.
+    `patients`: whose the slides are, counted in each fold. Where they are fewer than the slides, the intervals of the
+    AUC are by patient; all others take slides for independent. `shares`: sensitivity, specificity, ppv, npv at the
+    operating point. `unread`: of the negative slides those below every positive one of their fold. `groups`: for each
+    column of slides.csv and value sensitivity and specificity.
     `brier_raw`: that of the head's logits before calibration. The AUC has no interval where it is 0 or 1.
     """
 
     slides: int
+    patients: int
     positives: int
     auc: float
     auc_delong: Interval | None
@@ -51,11 +54,18 @@ class Evaluation:
     groups: dict[str, dict[str, dict[str, Share]]]
     top_tiles: list[TopTiles]
 
+    @property
+    def resampled(self) -> str:
+        """What the bootstrap drew."""
+        return "patients" if self.patients < self.slides else "slides"
+
     def facts(self) -> dict[str, Any]:
         """As plain values for JSON; shares of 1, None where there is nothing to divide by."""
         s = self.shares
         return {
             "slides": self.slides,
+            "patients": self.patients,
+            "resampled": self.resampled,
             "positives": self.positives,
             "auc": self.auc,
             "average_precision": self.average_precision,
@@ -88,6 +98,8 @@ class Evaluation:
         shown = Table("figure", "value", "95 %", "from", title=title, title_justify="left")
         negatives = self.slides - self.positives
         counts = f"{self.positives} positive, {negatives} negative slides"
+        if self.resampled == "patients":
+            counts += f" of {self.patients} patients"
         shown.add_row("AUC", f"{self.auc:.3f}", bracket(self.auc_delong), counts)
         chance = f"{self.positives / self.slides:.3f} by chance"
         shown.add_row("average precision", f"{self.average_precision:.3f}", "", chance)
@@ -104,19 +116,20 @@ class Evaluation:
 
 def evaluate(verdicts: Verdicts, top_tiles: Sequence[TopTiles] = ()) -> Evaluation:
     """The figures of slides of one or several folds, with both classes in each fold."""
-    labels, log_odds = verdicts.labels, verdicts.log_odds
+    labels, log_odds, patients = verdicts.labels, verdicts.log_odds, verdicts.patients
     probabilities = np.asarray(expit(log_odds))
-    parts = [(fold, labels[of], log_odds[of][None]) for fold, of in verdicts.by_fold().items()]
-    aucs = mean_of_folds([delong(y, scores) for _, y, scores in parts])
-    resampled = np.mean([resampled_aucs(y, scores, fold)[0] for fold, y, scores in parts], axis=0)  # (B,)
-    unread = [at_full_sensitivity(y, scores[0]) for _, y, scores in parts]
+    parts = [(fold, labels[of], log_odds[of][None], patients[of]) for fold, of in verdicts.by_fold().items()]
+    aucs = mean_of_folds([delong(y, scores, whose) for _, y, scores, whose in parts])
+    resampled = np.mean([resampled_aucs(y, scores, fold, whose)[0] for fold, y, scores, whose in parts], axis=0)  # (B,)
+    unread = [at_full_sensitivity(y, scores[0]) for _, y, scores, _ in parts]
     return Evaluation(
         slides=len(labels),
+        patients=verdicts.n_patients,
         positives=int(labels.sum()),
         auc=float(aucs.auc[0]),
         auc_delong=aucs.interval(),
         auc_bootstrap=percentiles(resampled),
-        average_precision=float(np.mean([average_precision_score(y, scores[0]) for _, y, scores in parts])),
+        average_precision=float(np.mean([average_precision_score(y, scores[0]) for _, y, scores, _ in parts])),
         shares=decisions(labels, verdicts.called),
         unread=Share(sum(share.count for share in unread), sum(share.of for share in unread)),
         brier=brier(labels, probabilities),

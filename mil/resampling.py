@@ -1,9 +1,11 @@
 """Bootstrap intervals of AUCs, and of their differences on the same slides.
 
-Slides are drawn with replacement within their fold and class, so that a resample has as many positive and negative
-slides as there are. Every head is resampled alike, which makes a difference a paired one. Intervals are percentiles
-(Efron & Tibshirani 1993, chapter 13). The heads stay as they are: an interval says what other test slides would have
-given, not other training slides.
+Patients are drawn with replacement, each with all of their slides, since slides of one patient are alike (the cluster
+bootstrap; Davison & Hinkley 1997, section 3.8). They are drawn within their fold and kind: those with positive slides
+only, with negative ones only, and with both. So where each patient has one slide, a resample has as many positive and
+negative slides as there are. Every head is resampled alike, which makes a difference a paired one. Intervals are
+percentiles (Efron & Tibshirani 1993, chapter 13). The heads stay as they are: an interval says what other test slides
+would have given, not other training slides.
 
 B: resamples. H: heads. S: slides, m of them positive and n negative.
 """
@@ -17,18 +19,35 @@ from papsmear.seeds import rng
 RESAMPLES = 2000
 
 
-def resampled_aucs(labels: NDArray[np.int64], scores: Floats, fold: int = 0) -> Floats:
-    """The AUCs (H, B) of `labels` (S,) and `scores` (H, S) in every resample; the same draws for the same fold."""
-    random = rng(0, "bootstrap", fold)
+def resampled_aucs(
+    labels: NDArray[np.int64], scores: Floats, fold: int = 0, patients: NDArray[np.int64] | None = None
+) -> Floats:
+    """The AUCs (H, B) of `labels` (S,) and `scores` (H, S) in every resample; the same draws for the same fold.
+
+    Slides with the same number in `patients` (S,) are of one patient; without it each slide is of another.
+    """
+    whose = np.arange(len(labels)) if patients is None else np.unique(patients, return_inverse=True)[1]
+    times = _times_drawn(labels, whose, rng(0, "bootstrap", fold))  # (B, S)
+    of_positive, of_negative = times[:, labels == 1], times[:, labels == 0]  # (B, m), (B, n)
+    of_positive = of_positive / of_positive.sum(axis=1, keepdims=True)
+    of_negative = of_negative / of_negative.sum(axis=1, keepdims=True)
     positive, negative = scores[:, labels == 1], scores[:, labels == 0]  # (H, m), (H, n)
-    m, n = positive.shape[1], negative.shape[1]
-    of_positive = random.multinomial(m, np.full(m, 1 / m), RESAMPLES) / m  # (B, m): how often each is drawn, of m
-    of_negative = random.multinomial(n, np.full(n, 1 / n), RESAMPLES) / n  # (B, n)
     aucs = np.empty((len(scores), RESAMPLES))
     for head, (p, q) in enumerate(zip(positive, negative, strict=True)):
         outranks = (np.sign(p[:, None] - q) + 1) / 2  # (m, n): 1, and 1/2 for equals
         aucs[head] = ((of_positive @ outranks) * of_negative).sum(axis=1)
     return aucs
+
+
+def _times_drawn(labels: NDArray[np.int64], whose: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
+    """(B, S): how often each slide is in each resample, by the patients (S,) that are drawn."""
+    has_positive, has_negative = (np.isin(whose, whose[labels == label]) for label in (1, 0))  # (S,) of their patients
+    times = np.empty((RESAMPLES, len(labels)), np.int64)
+    for kind in (has_positive & ~has_negative, has_negative & ~has_positive, has_positive & has_negative):
+        of_kind, member = np.unique(whose[kind], return_inverse=True)
+        if patients := len(of_kind):
+            times[:, kind] = random.multinomial(patients, np.full(patients, 1 / patients), RESAMPLES)[:, member]
+    return times
 
 
 def percentiles(values: Floats) -> Interval | None:

@@ -51,6 +51,17 @@ class Verdicts:
             called=np.concatenate([part.called for part in parts]),
         )
 
+    @property
+    def patients(self) -> NDArray[np.int64]:
+        """Whose each slide is (S,): patients are numbered as they come."""
+        number: dict[str, int] = {}
+        return np.array([number.setdefault(slide.patient_id, len(number)) for slide in self.slides], np.int64)
+
+    @property
+    def n_patients(self) -> int:
+        """How many patients there are, counted in each fold."""
+        return len(np.unique(np.stack([self.folds, self.patients]), axis=1).T)
+
     def by_fold(self) -> "dict[int, NDArray[np.bool_]]":
         """Which slides (S,) are of each fold."""
         return {int(fold): self.folds == fold for fold in np.unique(self.folds)}

@@ -42,10 +42,13 @@ def write_bags(folder: Path, strength: float) -> None:
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four folds of eight slides, four of them positive, with the bags of two encoders, of one for each fold."""
+    """Four folds of eight slides, four of them positive, with the bags of two encoders, of one for each fold.
+
+    Each patient has two slides.
+    """
     folder = tmp_path_factory.mktemp("crossval")
-    lines = [f"s{n},s{n}.svs,{int(n // 4 % 2 == 0)},{n % 4},{'AB'[n % 3 == 0]}" for n in range(N_SLIDES)]
-    (folder / "slides.csv").write_text("\n".join(["slide_id,path,label,fold,site", *lines]) + "\n")
+    lines = [f"s{n},s{n}.svs,{int(n // 4 % 2 == 0)},{n % 4},{'AB'[n % 3 == 0]},p{n % 16}" for n in range(N_SLIDES)]
+    (folder / "slides.csv").write_text("\n".join(["slide_id,path,label,fold,site,patient_id", *lines]) + "\n")
     for fold in range(4):
         write_bags(folder / f"good-fold{fold}", 9.0)
         write_bags(folder / f"poor-fold{fold}", 0.5)
@@ -119,13 +122,14 @@ def test_heads_are_compared_on_the_same_slides(both: Path) -> None:
     differences, variances = [], []
     for fold in range(3):
         (y, a), (_, b) = (judged(both / f"{encoder}-max-fold{fold}") for encoder in ("good", "poor"))
-        aucs = delong(y, np.stack([a, b]))
+        aucs = delong(y, np.stack([a, b]), np.tile(np.arange(4), 2))  # slides s0, s4, … s28 of p0, p4, p8 and p12
         differences.append(aucs.auc[0] - aucs.auc[1])
         c = aucs.covariance
         variances.append(c[0, 0] + c[1, 1] - 2 * c[0, 1])
     assert found["delong"]["value"] == pytest.approx(np.mean(differences))
     low, high = found["delong"]["interval"]
     assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(sum(variances)) / 3, rel=1e-3)
+    assert (found["slides"], found["patients"]) == (24, 12)
     low, high = found["bootstrap_interval_95"]
     assert low < np.mean(differences) < high
 
@@ -242,6 +246,7 @@ def test_a_leak_marks_every_figure(
 
 def test_the_page_stands_for_itself(both: Path) -> None:
     page = (both / "crossval.html").read_text()
+    assert "the bootstrap draws the 12 patients" in page
     assert "Research use only" in page
     for encoder in ("good", "poor"):
         assert f"{encoder}-max-fold2/test.html" in page

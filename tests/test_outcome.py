@@ -5,6 +5,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from papsmear.cohort import Slide
 from papsmear.mil.bags import BagCard, read_bag, write_bag
 from papsmear.mil.calibration import Calibration, brier
 from papsmear.mil.data import BagData
+from papsmear.mil.delong import delong
 from papsmear.mil.evaluation import evaluate
 from papsmear.mil.metrics import Share, at_full_sensitivity, decisions
 from papsmear.mil.model import load_head
+from papsmear.mil.resampling import percentiles, resampled_aucs
 from papsmear.mil.truth import NOT_ABNORMAL, TopTiles, abnormal_cells, top_tiles
 from papsmear.mil.verdicts import Verdicts
 from papsmear.tiling.cut import TileSettings
@@ -68,9 +71,25 @@ def test_folds_are_ranked_each_for_itself() -> None:
     ]
     found = evaluate(Verdicts.together(parts))
     assert (found.auc, found.average_precision, found.unread) == (1, 1, Share(6, 6))
+    assert (found.slides, found.patients, found.resampled) == (12, 12, "slides")  # a patient is counted in each fold
     assert (found.auc_delong, found.auc_bootstrap) == (None, None)
     assert found.shares["sensitivity"].of == 6
     assert found.brier == pytest.approx(brier(np.tile([0, 1], 6), 1 / (1 + np.exp(-Verdicts.together(parts).log_odds))))
+
+
+def test_slides_of_one_patient_widen_the_auc() -> None:
+    random = np.random.default_rng(0)
+    logits = np.repeat(random.normal(size=20), 2) + np.arange(40) // 2 % 2
+    slides = [slide(n, n // 2 % 2) for n in range(40)]
+    alone = evaluate(Verdicts.of(slides, 0, logits, Calibration(), 0.5))
+    pairs = [replace(one, patient_id=f"p{n // 2}") for n, one in enumerate(slides)]
+    found = evaluate(Verdicts.of(pairs, 0, logits, Calibration(), 0.5))
+    assert (alone.patients, alone.resampled, found.patients, found.resampled) == (40, "slides", 20, "patients")
+    y, whose = np.arange(40) // 2 % 2, np.arange(40) // 2
+    assert alone.auc_delong == delong(y, logits[None]).interval()
+    assert found.auc_delong == delong(y, logits[None], whose).interval()
+    assert found.auc_bootstrap == percentiles(resampled_aucs(y, logits[None], 0, whose)[0])
+    assert found.auc == alone.auc
 
 
 def test_groups_are_told_apart_where_a_column_says_so() -> None:
@@ -116,9 +135,12 @@ def test_cells_that_are_not_abnormal_do_not_count(root: Path, tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three folds of eight slides, half of them positive, with three tiles shifted and annotated on each of these."""
+    """Three folds of eight slides, half of them positive, with three tiles shifted and annotated on each of these.
+
+    Each patient has two slides.
+    """
     folder, random = tmp_path_factory.mktemp("outcome"), np.random.default_rng(0)
-    lines = ["slide_id,path,label,fold,annotations,site,bethesda"]
+    lines = ["slide_id,path,label,fold,annotations,site,bethesda,patient_id"]
     xy = np.stack([10 * np.arange(N_TILES), np.zeros(N_TILES)], axis=1).astype(np.int32)
     for n in range(24):
         label = n % 2
@@ -128,7 +150,8 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cells = [polygon(10 * tile + 5, 5) for tile in SIGNAL] if label else []
         content = {"type": "FeatureCollection", "features": cells}
         (folder / f"s{n}.geojson").write_text(json.dumps(content) if n != 21 else "{")  # one that is broken
-        lines.append(f"s{n},s{n}.svs,{label},{n // 2 % 3},s{n}.geojson,{'AB'[n % 4 > 1]},{['NILM', 'HSIL'][label]}")
+        said = f"{'AB'[n % 4 > 1]},{['NILM', 'HSIL'][label]},p{n % 12}"
+        lines.append(f"s{n},s{n}.svs,{label},{n // 2 % 3},s{n}.geojson,{said}")
     (folder / "slides.csv").write_text("\n".join(lines) + "\n")
     return folder
 
@@ -182,6 +205,7 @@ def test_test_json_agrees_with_test_csv_and_the_card(tested: Path) -> None:
     assert told["brier"] == pytest.approx(brier(y, p))
     assert told["sensitivity"] == np.mean([row["positive"] == "1" for row in rows if row["label"] == "1"])
     assert set(told["groups"]) == {"site", "bethesda"}
+    assert (told["slides"], told["patients"], told["resampled"]) == (8, 4, "patients")
 
 
 def test_the_page_stands_for_itself_and_w_and_b_has_the_same(tested: Path) -> None:
@@ -190,6 +214,7 @@ def test_the_page_stands_for_itself_and_w_and_b_has_the_same(tested: Path) -> No
     assert not re.findall(r"""(?:src|href)=["'](?!data:)""", page)
     for said in ("By Bethesda class", "By site", "hold an annotated abnormal cell", "ROC curve", "before calibration"):
         assert said in page
+    assert "bootstrap of the 4 patients" in page
     assert "LEAK" not in page
     assert len(list((tested / "wandb").glob("offline-run-*/*.wandb"))) == 1
     assert list((tested / "wandb").glob("offline-run-*/files/media/images/test/roc_*.png"))
