@@ -17,6 +17,7 @@ import torch
 from papsmear.errors import InputError, UsageError
 from papsmear.files import sha256
 from papsmear.mil.ahead import Ahead
+from papsmear.mil.colour import ColourCounts
 from papsmear.mil.diagnosis import Diagnosis
 from papsmear.mil.embed import XY, embed_tiles
 from papsmear.mil.model import NAME, TrainedHead, load_head
@@ -75,11 +76,17 @@ class Diagnoser:
                 focus.append(tile.focus)
                 yield tile.xy_level0, tile.jpeg
 
+        colours = ColourCounts()
         with Ahead(read, TILES_AHEAD) as tiles:
-            features, xy_level0 = embed_tiles(self.encoder, tiles)  # (N, D), (N, 2)
+            features, xy_level0 = embed_tiles(self.encoder, tiles, colours=colours)  # (N, D), (N, 2)
         mean, std = (getattr(self.head.head, name).cpu().numpy() for name in ("mean", "std"))  # (D,)
         n = len(features)
-        found = Measured(n, sharpness(focus), distance(features, mean, std)) if n else Measured(0)
+        found = Measured(0)
+        if n:
+            scope = self.head.card.scope
+            light = scope.light.distance(colours.light()) if scope and scope.light else None
+            stain = scope.stain.distance(colours.stain()) if scope and scope.stain else None
+            found = Measured(n, sharpness(focus), distance(features, mean, std), light, stain)
         if reasons := doubts(found, self.limits):
             return replace(unseen, measured=found, reasons=reasons)
         probability, scores = self.head.judge(features)

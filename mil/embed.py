@@ -25,6 +25,7 @@ from papsmear.mil.bags import (
     write_bag,
     write_encoder_card,
 )
+from papsmear.mil.colour import ColourCounts, written
 from papsmear.mil.scope import sharpness
 from papsmear.progress import say, track
 from papsmear.ssl.encoder import Encoder, embed_images, load_encoder
@@ -71,7 +72,7 @@ def embed(shards: Path, encoder: str, out: Path, batch_size: int = 64) -> int:
 
 
 def embed_tiles(
-    encoder: Encoder, tiles: Iterable[tuple[XY, bytes]], batch_size: int = 64
+    encoder: Encoder, tiles: Iterable[tuple[XY, bytes]], batch_size: int = 64, colours: ColourCounts | None = None
 ) -> tuple[NDArray[np.float16], NDArray[np.int32]]:
     """Features (N, D) float16 and top-left corners (N, 2) int32 in level-0 pixels of N tiles, in their order.
 
@@ -79,12 +80,14 @@ def embed_tiles(
         encoder: The frozen network.
         tiles: Pairs of (x, y) in level-0 pixels and the tile as JPEG bytes.
         batch_size: Tiles that go through the network at once.
+        colours: Where the tiles' colours are counted.
 
     Raises:
         InputError: for a tile that is not a JPEG, and for features that float16 cannot hold.
     """
     corners: list[XY] = []
-    features = embed_images(encoder, _decoded(tiles, corners, AHEAD * batch_size), batch_size)  # (N, D)
+    images = _decoded(tiles, corners, AHEAD * batch_size)
+    features = embed_images(encoder, colours.counting(images) if colours else images, batch_size)  # (N, D)
     largest = float(np.abs(features).max(initial=0))
     if largest > float(np.finfo(np.float16).max):
         raise InputError(
@@ -147,8 +150,9 @@ def _is_current(file: Path, folder: Path, encoder: Encoder) -> bool:
 
 def _embed_slide(folder: Path, encoder: Encoder, file: Path, batch_size: int) -> None:
     metas: list[dict[str, Any]] = []
+    colours = ColourCounts()
     try:
-        features, xy_level0 = embed_tiles(encoder, _tiles(folder, metas), batch_size)
+        features, xy_level0 = embed_tiles(encoder, _tiles(folder, metas), batch_size, colours)
         source = sha256(folder / "slide.json")
     except InputError as error:
         raise InputError(f"{folder.name}: {error}") from error
@@ -164,7 +168,8 @@ def _embed_slide(folder: Path, encoder: Encoder, file: Path, batch_size: int) ->
         size_level0=float(first["size_level0"]),
     )
     focus = sharpness([float(meta["focus"]) for meta in metas])
-    write_bag(file, features, xy_level0, card, slide_json_sha256=source, focus=f"{focus:.3f}")
+    colour = {"light": written(colours.light()), "stain": written(colours.stain())}
+    write_bag(file, features, xy_level0, card, slide_json_sha256=source, focus=f"{focus:.3f}", **colour)
 
 
 def _tiles(folder: Path, metas: list[dict[str, Any]]) -> Iterator[tuple[XY, bytes]]:

@@ -54,7 +54,7 @@ class HeadCard(Provenance):
     def from_dict(cls, fields: dict[str, Any]) -> Self:
         """See `Provenance`."""
         scope = fields.get("scope")
-        return super().from_dict(fields | {"scope": Scope(**scope) if scope else None})
+        return super().from_dict(fields | {"scope": Scope.from_dict(scope) if scope else None})
 
 
 @dataclass(frozen=True)

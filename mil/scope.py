@@ -1,7 +1,7 @@
 """What slides a head can judge: those that are like the ones it was trained on. Of others it would give a number too.
 
-Three things are measured on a slide and held against the training and validation slides: how many tiles it gave, how
-sharp it is, and how far its features lie from theirs.
+Five things are measured on a slide and held against the training and validation slides: how many tiles it gave, how
+sharp it is, and how far its features, its light and its stain lie from theirs.
 
 N: tiles of a slide. D: width of their features.
 """
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from papsmear.mil.bags import read_attribute
+from papsmear.mil.colour import Colours, read
 
 if TYPE_CHECKING:  # a diagnosis reads a head's scope, and should not wait for lightning
     from papsmear.mil.data import BagData
@@ -29,20 +30,33 @@ class Measured:
         tiles: How many tiles it gave.
         focus: `sharpness` of its tiles.
         distance: `distance` of its features.
+        light: `Colours.distance` of its light.
+        stain: That of its stain.
     """
 
     tiles: int = 0
     focus: float | None = None
     distance: float | None = None
+    light: float | None = None
+    stain: float | None = None
 
 
 @dataclass(frozen=True)
 class Scope:
-    """The slides of a training: their median count of tiles, the least sharp one, and the farthest (99 of 100)."""
+    """The slides of a training: their median count of tiles, the least sharp one, the farthest (99 of 100), and what
+    light and stain they have; None where bags do not tell, or slides are too few.
+    """
 
     tiles: int
     focus: float | None
     distance: float
+    light: Colours | None = None
+    stain: Colours | None = None
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "Scope":
+        """What JSON made of it."""
+        return cls(**fields | {name: Colours.from_dict(fields.get(name)) for name in ("light", "stain")})
 
     @classmethod
     def of(cls, bags: "BagData", mean: NDArray[np.float32], std: NDArray[np.float32]) -> "Scope":
@@ -54,16 +68,23 @@ class Scope:
         features = map(bags.shelf.features, ids)
         tiles, distances = zip(*((len(x), distance(x, mean, std)) for x in features), strict=True)
         focus = [read_attribute(bags.shelf.file(slide_id), "focus") for slide_id in ids]
+        light, stain = (
+            Colours.of(read(read_attribute(bags.shelf.file(slide_id), name) for slide_id in ids))
+            for name in ("light", "stain")
+        )
         return cls(
             tiles=int(np.median(tiles)),
             focus=min(map(float, known)) if (known := [f for f in focus if f is not None]) else None,
             distance=float(np.percentile(distances, 99)),
+            light=light,
+            stain=stain,
         )
 
     def limits(self) -> Measured:
-        """The fewest tiles, the least sharpness and the largest distance of a slide that can be judged."""
+        """The fewest tiles, the least sharpness and the largest distances of a slide that can be judged."""
         focus = None if self.focus is None else FOCUS * self.focus
-        return Measured(max(1, round(TILES * self.tiles)), focus, DISTANCE * self.distance)
+        light, stain = (None if colours is None else colours.limit for colours in (self.light, self.stain))
+        return Measured(max(1, round(TILES * self.tiles)), focus, DISTANCE * self.distance, light, stain)
 
 
 def doubts(found: Measured, limits: Measured) -> tuple[str, ...]:
@@ -80,6 +101,15 @@ def doubts(found: Measured, limits: Measured) -> tuple[str, ...]:
             f"unlike the slides of the training: its features lie {found.distance:.3g} from theirs, at most"
             f" {limits.distance:.3g} is allowed (another stain, scanner or kind of specimen?)"
         )
+    for name, far, most, guess in (
+        ("light", found.light, limits.light, "brightness or white balance"),
+        ("stain", found.stain, limits.stain, "stain, or order of the channels"),
+    ):
+        if far is not None and most is not None and far > most:
+            reasons.append(
+                f"in another {name} than the slides of the training: {far:.3g} from theirs, at most {most:.3g} is"
+                f" allowed (another {guess}?)"
+            )
     return tuple(reasons)
 
 

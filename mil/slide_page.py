@@ -125,6 +125,8 @@ def _facts(diagnosis: Diagnosis, view_mpp: float) -> list[tuple[str, str]]:
     for name, found, limit, side in (
         ("Sharpness", measured.focus, limits.focus, "least"),
         ("Distance from the training slides", measured.distance, limits.distance, "most"),
+        ("Distance of its light from theirs", measured.light, limits.light, "most"),
+        ("Distance of its stain from theirs", measured.stain, limits.stain, "most"),
     ):
         if found is not None:
             within = "the model does not say what it was trained on" if limit is None else f"at {side} {limit:.3g}"

@@ -159,7 +159,8 @@ def test_json_says_what_was_found_and_with_what(case: Case) -> None:
     assert record["research_use_only"] == RESEARCH_USE_ONLY
     assert record["operating_point"] == 0.4
     assert (record["assessable"], record["reasons"]) == (True, [])
-    assert record["limits"] == {"tiles": 1, "focus": None, "distance": None}  # of a head that knows of no others
+    unlimited = {"focus": None, "distance": None, "light": None, "stain": None}
+    assert record["limits"] == {"tiles": 1, **unlimited}  # of a head that knows of no others
     assert record["measured"]["tiles"] == 12
     assert record["measured"]["focus"] > 0
     assert record["decision"] == ("suspicious – review" if record["probability"] >= 0.4 else "below operating point")

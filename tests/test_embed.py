@@ -208,4 +208,5 @@ def test_a_bag_holds_nothing_of_the_machine(shards: Path, tmp_path: Path) -> Non
     with h5py.File(data) as h5:
         tiles = {field.name for field in dataclasses.fields(TileSettings)}
         assert {"mpp", "size_px"} < tiles
-        assert set(h5.attrs) == {"encoder", "encoder_sha256", "size_level0", "slide_json_sha256", "focus"} | tiles
+        own = {"encoder", "encoder_sha256", "size_level0", "slide_json_sha256", "focus", "light", "stain"}
+        assert set(h5.attrs) == own | tiles

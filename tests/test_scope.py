@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from papsmear.cohort import read_slides
-from papsmear.mil.bags import BagCard, read_bag, write_bag
+from papsmear.mil.bags import BagCard, read_attribute, read_bag, write_bag
+from papsmear.mil.colour import Colours, read
 from papsmear.mil.data import BagData
 from papsmear.mil.diagnose import diagnose
 from papsmear.mil.embed import embed
@@ -71,13 +72,21 @@ def test_bags_that_do_not_tell_their_focus_give_no_limit_for_it(tmp_path: Path) 
 
 
 def test_limits_themselves_are_within() -> None:
-    limits = Scope(tiles=5200, focus=100.0, distance=0.4).limits()
-    assert limits == Measured(520, 50.0, pytest.approx(0.8))
+    light, stain = (Colours(40, (0.0,) * p, ((1.0,) * p,) * p) for p in (3, 5))
+    limits = Scope(tiles=5200, focus=100.0, distance=0.4, light=light, stain=stain).limits()
+    assert limits == Measured(520, 50.0, pytest.approx(0.8), light.limit, stain.limit)
     assert doubts(limits, limits) == ()
-    for name, beyond, word in (("tiles", 519, "few"), ("focus", 49.9, "focus"), ("distance", 0.81, "unlike")):
+    beyond_them = {
+        "tiles": (519, "few"),
+        "focus": (49.9, "focus"),
+        "distance": (0.81, "unlike"),
+        "light": (9.0, "brightness"),
+        "stain": (9.0, "order of the channels"),
+    }
+    for name, (beyond, word) in beyond_them.items():
         (reason,) = doubts(dataclasses.replace(limits, **{name: beyond}), limits)
         assert word in reason
-    assert len(doubts(Measured(1, 0.1, 9), limits)) == 3
+    assert len(doubts(Measured(1, 0.1, 9, 9, 9), limits)) == 5
     assert Scope(tiles=3, focus=None, distance=0.4).limits().tiles == 1
 
 
@@ -88,11 +97,16 @@ def test_sharpness_is_what_a_tenth_of_the_tiles_reach() -> None:
 
 def test_scope_travels_with_the_head_and_old_heads_have_none(tmp_path: Path) -> None:
     bags = Provenance(5, 0, None, None, SETTINGS, (), ())
-    card = HeadCard(head="mean", head_args={}, threshold=0.5, scope=Scope(12, 3.5, 0.25), **vars(bags))
+    stain = Colours.of([tuple(row) for row in np.random.default_rng(0).normal(size=(8, 5)).tolist()])
+    scope = Scope(12, 3.5, 0.25, stain=stain)
+    card = HeadCard(head="mean", head_args={}, threshold=0.5, scope=scope, **vars(bags))
     save_head(tmp_path / NAME, build_head("mean", 5, {}), card)
     assert load_head(tmp_path).card == card
     old = {key: value for key, value in json.loads(json.dumps(dataclasses.asdict(card))).items() if key != "scope"}
     assert HeadCard.from_dict(old) == dataclasses.replace(card, scope=None)
+    older = json.loads(json.dumps(dataclasses.asdict(card)))
+    del older["scope"]["light"], older["scope"]["stain"]
+    assert HeadCard.from_dict(older).scope == Scope(12, 3.5, 0.25)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +179,32 @@ def test_slides_like_those_of_the_training_are_judged(bench: Bench, tmp_path: Pa
     for record in told.values():
         assert 0 < record["measured"]["distance"] < record["limits"]["distance"]
         assert record["measured"]["focus"] > record["limits"]["focus"] > 0
+
+
+def test_light_and_stain_are_those_of_the_bags(bench: Bench, tmp_path: Path) -> None:
+    """Of the six slides of the training the stain has no limit; of all eight it has."""
+    trained, scope = load_head(bench.run), load_head(bench.run).card.scope
+    assert scope is not None
+    assert scope.light is not None
+    assert scope.stain is None
+    numbers = {
+        name: read(read_attribute(bench.run.parent / "features" / f"s{n}.h5", name) for n in range(8))
+        for name in ("light", "stain")
+    }
+    colours = {name: Colours.of(of_slides) for name, of_slides in numbers.items()}
+    card = dataclasses.replace(trained.card, scope=dataclasses.replace(scope, **colours))
+    save_head(tmp_path / "run" / NAME, trained.head, card)
+    changes: dict[str, Change] = {"half": lambda rgb: rgb // 2, "swapped": lambda rgb: rgb[..., ::-1]}
+    false = [_changed(bench.slides[7], tmp_path / f"{name}.svs", change) for name, change in changes.items()]
+    found = Bench(bench.slides, tmp_path / "run").told([bench.slides[7], *false], tmp_path / "out")
+    good = found["phantom_0008"]
+    assert good["assessable"]
+    for name, those in colours.items():
+        assert those is not None
+        assert good["measured"][name] == pytest.approx(those.distance(numbers[name][7]), rel=1e-3)
+        assert good["limits"][name] == those.limit
+    assert any(reason.startswith("in another light than") for reason in found["half"]["reasons"])
+    assert [reason.partition(" than")[0] for reason in found["swapped"]["reasons"]] == ["in another stain"]
 
 
 def test_what_no_pap_smear_is_gets_no_figure(bench: Bench, tmp_path: Path) -> None:
