@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from papsmear.cohort import Slide, read_slides
+from papsmear.cohort import Slide, folds_of, read_slides
 from papsmear.errors import InputError, UsageError
 from papsmear.mil.crossreport import Results, write_results
 from papsmear.mil.runs import Run, System
@@ -53,7 +53,7 @@ def crossval(
             raise UsageError(f"data.{key} is missing; give it as in configs/mil.yaml")
     slides_csv = Path(data["init_args"]["slides"])
     slides = read_slides(slides_csv, need_files=False)
-    known = sorted({slide.fold for slide in slides if slide.fold is not None and slide.label is not None})
+    known = folds_of(slides_csv, [slide for slide in slides if slide.label is not None])
     if not known or (beyond := sorted(set(folds or []) - set(known))):
         told = f"--folds: no fold {beyond[0]} in it" if known else "no labelled slide has a fold"
         raise UsageError(f"{slides_csv}: {told}; papsmear split adds the column")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from papsmear.cohort import Slide, read_slides
+from papsmear.cohort import Slide, folds_of, read_slides
 from papsmear.errors import UsageError
 from papsmear.mil.bags import BagCard, bag_shape, read_card, read_encoder_card
 from papsmear.mil.draws import Balance, Cell, EpochOrder, cells_of
@@ -186,7 +186,7 @@ def _parts(file: Path, slides: Sequence[Slide], fold: int) -> dict[str, list[Sli
     if without:
         which = "the slides have no fold" if len(without) == len(labelled) else f"no fold for {', '.join(without)}"
         raise UsageError(f"{file}: {which}; add the column with papsmear split {file}")
-    folds = sorted({slide.fold for slide in labelled if slide.fold is not None})
+    folds = folds_of(file, labelled)
     if fold not in folds:
         raise UsageError(f"data.fold={fold}: {file} has the folds {', '.join(map(str, folds))}")
     if len(folds) < 3:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from papsmear import seeds
-from papsmear.cohort import read_slides
+from papsmear.cohort import folds_of, read_slides
 from papsmear.errors import InputError, UsageError
 from papsmear.files import whole, write_text
 from papsmear.probes.ablation import VARIANTS, Fold, ablate
@@ -120,7 +120,7 @@ def _folds(
         say(f"{tiles}: {name} is left out: {reason}")
     if unknown := sorted(set(tested.slide_ids) - set(listed)):
         raise UsageError(f"{tiles}: tiles of slides that {slides} does not have: {', '.join(unknown)}; crop them again")
-    numbers = sorted({slide.fold for slide in listed.values() if slide.fold is not None})
+    numbers = folds_of(slides, list(listed.values()))
     if len(numbers) < 2 or (only is not None and only not in numbers):
         has = f"it has {'fold' if len(numbers) == 1 else 'folds'} {', '.join(map(str, numbers))}" if numbers else "none"
         wanted = "two or more folds are wanted" if only is None else f"fold {only} and others are wanted"

@@ -16,7 +16,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from papsmear.cohort import Slide, read_slides
+from papsmear.cohort import Slide, folds_of, read_slides
 from papsmear.errors import UsageError
 from papsmear.signals import heed_parent_only
 from papsmear.ssl.augment import Views
@@ -187,7 +187,7 @@ def training_slides(slides: Path, fold: int | None) -> list[Slide]:
     all_slides = read_slides(slides, need_files=False)
     if fold is None:
         return all_slides
-    folds = sorted({slide.fold for slide in all_slides if slide.fold is not None})
+    folds = folds_of(slides, all_slides)
     if fold not in folds:
         has = f"it has folds {', '.join(map(str, folds))}" if folds else "it has none: papsmear split adds them"
         raise UsageError(f"{slides}: there is no fold {fold} to hold out; {has}")

@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from papsmear.cli import main
-from papsmear.cohort import read_slides, split, write_rows
+from papsmear.cohort import folds_of, read_slides, split, write_rows
 from papsmear.errors import UsageError
+from papsmear.mil.data import BagData
+from papsmear.ssl.data import training_slides
 
 
 def _write(folder: Path, text: str) -> Path:
@@ -170,6 +172,25 @@ def test_more_folds_than_patients_is_refused_and_the_file_stays(
     assert f"--folds={folds}" in said
     assert said.count("\n") == 1
     assert file.read_bytes() == before
+
+
+def test_a_patient_with_slides_in_two_folds_is_refused_until_split_mends_it(tmp_path: Path) -> None:
+    rows = ["a,a.svs,1,p,0", "b,a.svs,0,q,1", "c,a.svs,1,p,1", "d,a.svs,0,r,0", "e,a.svs,1,s,1", "f,a.svs,1,p,"]
+    file = _write(tmp_path, "\n".join(["slide_id,path,label,patient_id,fold", *rows]))
+    with pytest.raises(UsageError, match=r"slides\.csv: 1 patients .* patient_id 'p' in 0, 1, .*papsmear split"):
+        folds_of(file, read_slides(file))
+    assert folds_of(file, read_slides(file)[1:3]) == [1]
+    split(file, folds=2)
+    assert folds_of(file, read_slides(file)) == [0, 1]
+
+
+def test_trainings_refuse_folds_that_part_a_patient(tmp_path: Path) -> None:
+    rows = [f"s{i},a.svs,{i % 2},p{i // 2 if i < 2 else i},{i % 4}" for i in range(12)]
+    file = _write(tmp_path, "\n".join(["slide_id,path,label,patient_id,fold", *rows]))
+    with pytest.raises(UsageError, match="patient_id 'p0' in 0, 1"):
+        training_slides(file, 0)
+    with pytest.raises(UsageError, match="patient_id 'p0' in 0, 1"):
+        BagData(tmp_path, file, fold=0).setup("fit")
 
 
 def test_rows_keep_commas_and_quotes(tmp_path: Path) -> None:

@@ -64,6 +64,22 @@ def read_slides(file: Path, need_files: bool = True) -> list[Slide]:
     return slides
 
 
+def folds_of(file: Path, slides: Sequence[Slide]) -> list[int]:
+    """The folds that slides of `file` are in, in order; a UsageError where one patient has slides in several."""
+    of_patient: dict[str, set[int]] = {}
+    for slide in slides:
+        if slide.fold is not None:
+            of_patient.setdefault(slide.patient_id, set()).add(slide.fold)
+    if split_up := sorted(patient for patient, folds in of_patient.items() if len(folds) > 1):
+        first = split_up[0]
+        raise UsageError(
+            f"{file}: {len(split_up)} patients have slides in several folds, such as patient_id {first!r} in "
+            f"{', '.join(map(str, sorted(of_patient[first])))}, so one would be trained and tested on; papsmear split "
+            f"{file} makes folds that keep patients whole"
+        )
+    return sorted(set().union(*of_patient.values()))
+
+
 def _read_rows(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """The header, and each row with its line; values beyond the header's columns are kept under the name ''."""
     try:
