@@ -12,62 +12,70 @@ import numpy as np
 
 from papsmear.probes.knn import Floats, Ints
 from papsmear.probes.scores import weighted_f1
-from papsmear.probes.softmax import TIGHT, Scales, fit_softmax, scales_of
+from papsmear.probes.softmax import fit_softmax, scales_of
 from papsmear.probes.splits import Part
 
 CS = (1e-3, 1e-2, 1e-1, 1.0)
-LOOSE = 3 * TIGHT  # for the fits that only choose C
 
 
-def linear_probe(train: Floats, labels: Ints, queries: Floats, folds: Sequence[Part]) -> tuple[float, Ints]:
+def linear_probe(
+    train: Floats, labels: Ints, queries: Floats, folds: Sequence[Part], cs: Sequence[float] = CS
+) -> tuple[float, Ints]:
     """C, chosen in `folds` of `train` (N, D), and the labels (Q,) that the fit gives to `queries` (Q, D)."""
     x, q = coordinates(train, queries)
-    scales = scales_of(x)
-    c = choose_c(x, labels, folds, scales=scales)
-    return c, predict_linear(x, labels, q, c, scales)
+    every = np.arange(len(x))
+    present, weights = _fit(x, labels, [*(fit for fit, _ in folds), every], cs)
+    best = _best(x, labels, folds, present, weights)
+    return cs[best], _predict(q, present, weights[best, -1])
 
 
 def coordinates(train: Floats, queries: Floats) -> tuple[Floats, Floats]:
     """Standardised features in an orthonormal basis of the training rows' span: (N, R) and (Q, R), R ≤ min(N, D)."""
-    mean, sd = train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64)
-    scale = np.where(sd > 0, sd, 1)
-    x, q = (train - mean) / scale, (queries - mean) / scale
+    mean = train.mean(axis=0, dtype=np.float64).astype(np.float32)
+    x, q = train - mean, queries - mean
+    sd = np.sqrt(np.square(x).mean(axis=0, dtype=np.float64)).astype(np.float32)
+    scale = np.where(sd > 0, sd, np.float32(1))
+    x /= scale
+    q /= scale
     if len(x) < x.shape[1]:
         basis = np.linalg.qr(x.T)[0]  # (D, N)
         x, q = x @ basis, q @ basis
     return x.astype(np.float32), q.astype(np.float32)
 
 
-def predict_linear(train: Floats, labels: Ints, queries: Floats, c: float, scales: Scales | None = None) -> Ints:
-    """Labels (Q,) that logistic regression on `train` (N, R) gives to `queries` (Q, R)."""
-    return _predict_path(train, labels, queries, [c], TIGHT, scales or scales_of(train))[c]
+def choose_c(train: Floats, labels: Ints, folds: Sequence[Part], cs: Sequence[float] = CS) -> float:
+    """The C with the best weighted F1 of the predictions of all folds of `train` (N, R), whose columns have mean 0.
 
-
-def choose_c(
-    train: Floats, labels: Ints, folds: Sequence[Part], cs: Sequence[float] = CS, scales: Scales | None = None
-) -> float:
-    """The C with the best weighted F1 of the predictions of all folds; the smallest of equally good ones.
-
-    Where there are no folds, since there are too few cells, the middle one.
+    The smallest of equally good ones. Where there are no folds, since there are too few cells, the middle one.
     """
     if not folds:
         return cs[len(cs) // 2]
-    scales = scales or scales_of(train)
-    truth = np.concatenate([labels[check] for _, check in folds])
-    paths = [_predict_path(train[fit], labels[fit], train[check], cs, LOOSE, scales) for fit, check in folds]
-    scores = {c: weighted_f1(truth, np.concatenate([found[c] for found in paths])) for c in cs}
-    return max(scores, key=lambda c: scores[c])
+    present, weights = _fit(train, labels, [fit for fit, _ in folds], cs)
+    return cs[_best(train, labels, folds, present, weights)]
 
 
-def _predict_path(
-    train: Floats, labels: Ints, queries: Floats, cs: Sequence[float], tolerance: float, scales: Scales
-) -> dict[float, Ints]:
-    """Labels (Q,) for each of `cs`, ascending: each fit starts from the one before it. One class needs no fit."""
+def _fit(x: Floats, labels: Ints, parts: Sequence[Ints], cs: Sequence[float]) -> tuple[Ints, Floats]:
+    """The classes (K,) in the labels, and weights (C, F, R + 1, K) of a fit for each C and each part of the rows."""
     present, places = np.unique(labels, return_inverse=True)
-    if len(present) == 1:
-        return dict.fromkeys(cs, np.full(len(queries), labels[0]))
-    found, start = {}, None
-    for c in cs:
-        start = fit_softmax(train, places, c, scales, tolerance, start)
-        found[c] = present[(queries @ start[:-1] + start[-1]).argmax(axis=1)]
+    fitted = np.zeros((len(parts), len(x)), bool)
+    for rows, part in zip(fitted, parts, strict=True):
+        rows[part] = True
+    return present, fit_softmax(x, places, fitted, cs, scales_of(x))
+
+
+def _best(x: Floats, labels: Ints, folds: Sequence[Part], present: Ints, weights: Floats) -> int:
+    """The place of the best C by its fits to the folds."""
+    if not folds:
+        return len(weights) // 2
+    truth = np.concatenate([labels[check] for _, check in folds])
+    scores = []
+    for of_c in weights:
+        found = [_predict(x[check], present, w) for (_, check), w in zip(folds, of_c[: len(folds)], strict=True)]
+        scores.append(weighted_f1(truth, np.concatenate(found)))
+    return int(np.argmax(scores))
+
+
+def _predict(queries: Floats, present: Ints, weights: Floats) -> Ints:
+    """Labels (Q,) of queries (Q, R) by weights (R + 1, K) of the classes (K,)."""
+    found: Ints = present[(queries @ weights[:-1] + weights[-1]).argmax(axis=1)]
     return found

@@ -1,26 +1,34 @@
-"""Multinomial logistic regression with an L2 penalty, by L-BFGS in scaled directions.
+"""Multinomial logistic regression with an L2 penalty, for every C and fold at once, by L-BFGS in scaled directions.
 
 Minimised is scikit-learn's objective: the mean of -log p(label) plus |W|² / (2 C N), the bias free; for two classes the
-penalty is doubled, which is its logistic regression of one weight vector. Features of networks vary a hundred times
-more along some directions than along others, and L-BFGS wants many steps for that. So it works on V with W = S V, where
-S is the inverse root of the Hessian's estimate along the leading principal directions (a preconditioner: Nocedal &
-Wright 2006, section 5.1). The minimum stays the same, the steps are a fraction, and float32 is enough.
+penalty is doubled, which is its logistic regression of one weight vector. Three things make it quick, and none of them
+moves the minimum:
 
-Shapes: N rows, D columns, K classes, R leading directions.
+- All fits step together (lbfgs.py), so the rows are read once a step for all of them.
+- Features of networks vary a hundred times more along some directions than along others, and L-BFGS wants many steps
+  for that. So it works on V with W = S V, where S is the inverse root of the Hessian's estimate along the leading
+  principal directions (a preconditioner: Nocedal & Wright 2006, section 5.1). It starts from the minimum inside the
+  span of these directions, where a step costs a fraction.
+- Weights that are the same for all classes change no probability, so those of K classes are K - 1 contrasts.
+
+Shapes: N rows, D columns, K classes, R leading directions; C values of C, F choices of rows, B = C F fits, A of them
+still open.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from sklearn.utils.extmath import randomized_svd
 
 from papsmear.probes.knn import Floats, Ints
+from papsmear.probes.lbfgs import Doubles, minimise
 
-TIGHT = 1e-4  # of the scaled gradient, half whose square is about what the loss is above its minimum
-_LEADING = 64
+TOLERANCE = 1e-7  # about what the loss is above its minimum
+_LEADING = 128
 _CURVATURE = 0.1  # of the loss in a logit: p (1 - p), somewhat below its value at the start
+_NEVER = np.float32(-1e30)  # the logit of a class that a fit does not know
 
 
 @dataclass(frozen=True)
@@ -34,46 +42,96 @@ class Scales:
 
 def scales_of(x: Floats) -> Scales:
     """The scales of rows (N, D) whose columns have mean 0."""
-    x = np.asarray(x, np.float32)
     n, d = x.shape
     count = min(_LEADING, n, d)
-    _, roots, directions = randomized_svd(x, count, n_iter=2, random_state=0)
+    _, roots, directions = randomized_svd(x, count, n_iter=1, random_state=0)
     variances = roots**2 / n
     rest = (float(np.einsum("nd,nd->", x, x)) / n - float(variances.sum())) / max(d - count, 1)
     return Scales(np.ascontiguousarray(directions.T), variances.astype(np.float32), max(rest, 0.0))
 
 
 def fit_softmax(
-    x: Floats, places: Ints, c: float, scales: Scales, tolerance: float = TIGHT, start: Floats | None = None
+    x: Floats,
+    places: Ints,
+    fitted: NDArray[np.bool_],
+    cs: Sequence[float],
+    scales: Scales,
+    tolerance: float = TOLERANCE,
 ) -> Floats:
-    """Weights and, in the last row, bias (D + 1, K) for rows (N, D) with labels (N,) 0 … K - 1; from `start` on."""
+    """Weights and, in the last row, biases (C, F, D + 1, K) for rows (N, D) with labels (N,) 0 … K - 1.
+
+    One fit for each of `cs` and each choice of rows, `fitted` (F, N). It never predicts a class that its rows lack.
+    """
     x = np.asarray(x, np.float32)
-    n, n_classes = len(x), int(places.max()) + 1
-    truth = np.eye(n_classes, dtype=np.float32)[places]  # (N, K)
-    ridge = (1 if n_classes > 2 else 2) / (c * n)
-    along = (_CURVATURE * scales.variances + ridge) ** -0.5  # (R,)
-    others = np.float32((_CURVATURE * scales.rest + ridge) ** -0.5)
+    n_classes = int(places.max()) + 1
+    fits = _Fits.of(places, np.tile(fitted, (len(cs), 1)), np.repeat(cs, len(fitted)))
+    leading = scales.directions.shape[1]
+    inside = Scales(np.eye(leading, dtype=np.float32), scales.variances, scales.rest)
+    start = np.zeros((len(fits.ridges), n_classes - 1, leading + 1), np.float32)
+    first = fits.minimum(x @ scales.directions, inside, start, tolerance)  # (B, K - 1, R + 1)
+    start = np.concatenate([first[..., :-1] @ scales.directions.T, first[..., -1:]], axis=-1)
+    found = fits.minimum(x, scales, start, tolerance)  # (B, K - 1, D + 1)
+    return (found.transpose(0, 2, 1) @ _contrasts(n_classes)).reshape(len(cs), len(fitted), -1, n_classes)
 
-    def spread(v: Floats, back: bool = False) -> Floats:
-        """S V, or with `back` its inverse; the bias is not scaled."""
-        inside, outside = (1 / along, 1 / others) if back else (along, others)
-        leading = scales.directions @ ((inside - outside)[:, None] * (scales.directions.T @ v[:-1]))
-        return np.concatenate([outside * v[:-1] + leading, v[-1:]])
 
-    def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        w = spread(flat.astype(np.float32).reshape(-1, n_classes))  # (D + 1, K)
-        logits = x @ w[:-1] + w[-1]  # (N, K)
-        logits -= logits.max(axis=1, keepdims=True)
-        shares = np.exp(logits)
-        sums = shares.sum(axis=1, keepdims=True)
-        value = (np.log(sums).sum(dtype=np.float64) - (logits * truth).sum(dtype=np.float64)) / n
-        value += ridge / 2 * np.square(w[:-1]).sum(dtype=np.float64)
-        residuals = (shares / sums - truth) / np.float32(n)
-        slopes = (residuals.T @ x).T + np.float32(ridge) * w[:-1]  # (D, K); x.T @ residuals takes a third longer
-        gradient = np.concatenate([slopes, residuals.sum(axis=0, keepdims=True)])
-        return float(value), spread(gradient).astype(np.float64).ravel()
+def _contrasts(n_classes: int) -> Floats:
+    """An orthonormal basis (K - 1, K) of what sums to 0 over the classes."""
+    return np.linalg.svd(np.eye(n_classes) - 1 / n_classes)[2][:-1].astype(np.float32)
 
-    first = np.zeros((x.shape[1] + 1, n_classes), np.float32) if start is None else spread(start, back=True)
-    options = {"gtol": tolerance, "ftol": 1e-10, "maxiter": 1000}
-    found = minimize(loss, first.astype(np.float64).ravel(), jac=True, method="L-BFGS-B", options=options)
-    return spread(found.x.astype(np.float32).reshape(-1, n_classes))
+
+@dataclass(frozen=True)
+class _Fits:
+    """Fits to the same rows: labels (N,), a row's weight in each fit (B, N), classes left out (B, K), ridges (B,)."""
+
+    places: Ints
+    weights: Floats
+    barred: Floats
+    ridges: Floats
+
+    @classmethod
+    def of(cls, places: Ints, fitted: NDArray[np.bool_], cs: Doubles) -> "_Fits":
+        n = fitted.sum(axis=1, keepdims=True)  # (B, 1)
+        known = np.stack([fitted[:, places == k].any(axis=1) for k in range(places.max() + 1)], axis=1)  # (B, K)
+        doubled = np.where(known.sum(axis=1) > 2, 1, 2)
+        weights, barred = (fitted / n).astype(np.float32), np.where(known, np.float32(0), _NEVER)
+        return cls(places, weights, barred, (doubled / (cs * n[:, 0])).astype(np.float32))
+
+    def minimum(self, x: Floats, scales: Scales, start: Floats, tolerance: float) -> Floats:
+        """The contrasts' weights and biases (B, K - 1, D + 1) at the minimum, from `start` on."""
+        n, width = len(x), x.shape[1] + 1
+        contrasts, rows = _contrasts(self.barred.shape[1]), np.arange(n)
+        x = np.concatenate([x, np.ones((n, 1), np.float32)], axis=1)  # (N, D + 1)
+        directions = np.concatenate([scales.directions, np.zeros_like(scales.directions[:1])])  # (D + 1, R)
+        ridges = self.ridges[:, None, None]
+        pulls, others = np.empty((2, len(ridges), 1, width), np.float32)
+        pulls[:] = ridges
+        others[:] = (_CURVATURE * scales.rest + ridges) ** -0.5
+        along: Floats = (_CURVATURE * scales.variances + ridges) ** -0.5  # (B, 1, R)
+        pulls[..., -1], others[..., -1] = 0, 1  # the bias is neither pulled nor scaled
+
+        def scaled(v: Floats, inside: Floats, outside: Floats) -> Floats:
+            """S V, from S along the leading directions and along the others."""
+            leading = (v.reshape(-1, width) @ directions).reshape(*v.shape[:2], along.shape[2])
+            spread: Floats = outside * v + ((inside - outside[..., :1]) * leading) @ directions.T
+            return spread
+
+        def loss(flat: Floats, which: Ints) -> tuple[Doubles, Floats]:
+            s = along[which], others[which]
+            w = scaled(flat.reshape(len(which), len(contrasts), width), *s)  # (A, K - 1, D + 1)
+            logits = contrasts.T @ (w.reshape(-1, width) @ x.T).reshape(*w.shape[:2], n)  # (A, K, N)
+            logits += self.barred[which][..., None]
+            logits -= logits.max(axis=1, keepdims=True)
+            own = logits[:, self.places, rows]  # (A, N)
+            shares = np.exp(logits, out=logits)
+            sums = shares.sum(axis=1)
+            weights, pull = self.weights[which], pulls[which] * w
+            value = ((np.log(sums) - own) * weights).sum(axis=1, dtype=np.float64)
+            value += np.einsum("akd,akd->a", pull, w) / 2
+            shares *= (weights / sums)[:, None]
+            shares[:, self.places, rows] -= weights  # (A, K, N): the loss's slope in each logit
+            slope = ((contrasts @ shares).reshape(-1, n) @ x).reshape(w.shape) + pull
+            return value, scaled(slope, *s).reshape(len(which), -1)
+
+        first = scaled(start, np.reciprocal(along), np.reciprocal(others)).reshape(len(start), -1)
+        found = minimise(loss, first, tolerance).reshape(start.shape)
+        return scaled(found, along, others)

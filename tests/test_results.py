@@ -14,7 +14,7 @@ from papsmear.probes.datasets import CellSet
 from papsmear.probes.differences import differences
 from papsmear.probes.fewshot import drawings, few_shot
 from papsmear.probes.knn import EXP, PLAIN, predict_knn
-from papsmear.probes.linear import choose_c, coordinates, linear_probe, predict_linear
+from papsmear.probes.linear import choose_c, coordinates, linear_probe
 from papsmear.probes.protocol import knn_probe
 from papsmear.probes.prototype import predict_prototype
 from papsmear.probes.results import INSIDE, ON_TEST, Protocol, measure, predict
@@ -126,7 +126,7 @@ def test_the_linear_probe_is_scikit_learns_on_all_columns(cells: CellSet, width:
     x, q = coordinates(features[train], features[test])
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=5000, tol=1e-8))
     expected = model.fit(features[train].astype(float), cells.labels[train]).predict(features[test].astype(float))
-    ours = predict_linear(x, cells.labels[train], q, 0.1)
+    ours = linear_probe(features[train], cells.labels[train], features[test], [], (0.1,))[1]
     assert (ours == expected).mean() > 0.97  # a tie within the solvers' tolerance may fall to either side
     assert x.shape[1] == min(width, len(train))
     np.testing.assert_allclose(q @ x.T, (lambda s: s.transform(features[test]) @ s.transform(features[train]).T)(
