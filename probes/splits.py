@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import PurePosixPath
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.model_selection import StratifiedKFold
 
 from papsmear.probes.classes import SETS
 from papsmear.probes.datasets import CellSet
@@ -93,14 +93,33 @@ def inner_folds(labels: Ints, pictures: Ints | None, seed: int) -> list[Part]:
     return [(fit, check) for fit, check in found if len(fit) and len(check)]
 
 
-@lru_cache(maxsize=256)  # the same for every encoder, and dealing a thousand pictures takes longer than k-NN
+@lru_cache(maxsize=256)  # the same for every encoder
 def _grouped_folds(labels: bytes, pictures: bytes, count: int, state: int) -> tuple[Part, ...]:
-    """scikit-learn's StratifiedGroupKFold of int64 labels and pictures (N,)."""
-    y, groups = np.frombuffer(labels, np.int64), np.frombuffer(pictures, np.int64)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The least populated class")  # it is then missing in some of the folds
-        folds = StratifiedGroupKFold(count, shuffle=True, random_state=state)
-        return tuple((fit, check) for fit, check in folds.split(y, y, groups))
+    """The folds of scikit-learn's StratifiedGroupKFold of int64 labels and pictures (N,), in a fraction of its time.
+
+    Pictures are dealt one by one, those with the least even classes first, each to the fold that leaves the shares of
+    the classes most even over the folds; of folds equally good, to the smallest.
+    """
+    y, groups = (np.unique(np.frombuffer(of, np.int64), return_inverse=True)[1] for of in (labels, pictures))
+    cells = np.zeros((groups.max() + 1, y.max() + 1))  # (P, C): of each class in each picture
+    np.add.at(cells, (groups, y), 1)
+    total = cells.sum(axis=0)
+    order = np.random.RandomState(state).permutation(len(cells))
+    order = order[np.argsort(-cells[order].std(axis=1), kind="stable")]
+    dealt, fold_of, each = np.zeros((count, len(total))), np.empty(len(cells), np.int64), np.arange(count)
+    for picture in order:
+        tried = np.repeat(dealt[None], count, axis=0)  # (F, F, C): the folds, were the picture dealt to each of them
+        tried[each, each] += cells[picture]
+        uneven, sizes = (tried / total).std(axis=1).mean(axis=1).tolist(), dealt.sum(axis=1).tolist()
+        best = 0
+        for fold in range(1, count):
+            alike = abs(uneven[fold] - uneven[best]) <= 1e-8 + 1e-5 * uneven[best]
+            if uneven[fold] < uneven[best] or (alike and sizes[fold] < sizes[best]):
+                best = fold
+        dealt[best] += cells[picture]
+        fold_of[picture] = best
+    held = fold_of[groups]  # (N,)
+    return tuple((np.flatnonzero(held != fold), np.flatnonzero(held == fold)) for fold in range(count))
 
 
 def smallest_training_part(parts: Sequence[Part]) -> int:

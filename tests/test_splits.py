@@ -1,15 +1,17 @@
 """Splits: stratified as published, no picture on both sides where they are grouped, folds inside a training part."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from sklearn.model_selection import StratifiedGroupKFold
 
 from papsmear.probes.classes import HERLEV, SIPAKMED
 from papsmear.probes.datasets import CellSet, read_cells
-from papsmear.probes.splits import grouped_splits, inner_folds, random_splits, source_pictures, split
+from papsmear.probes.splits import _grouped_folds, grouped_splits, inner_folds, random_splits, source_pictures, split
 
 
 def cells_named(name: str, names: list[str], labels: list[int]) -> CellSet:
@@ -47,6 +49,29 @@ def test_no_picture_is_on_both_sides_and_four_runs_test_every_cell_once(
             assert sorted([*fit, *check]) == list(range(len(train)))
     if parts:
         assert sorted(np.concatenate([test for _, test in parts])) == list(range(len(labels)))
+
+
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=6, max_size=60),
+    n_classes=st.integers(1, 6),
+    mixed=st.booleans(),
+    count=st.integers(2, 5),
+    state=st.integers(0, 2**32 - 1),
+)
+def test_pictures_are_dealt_as_scikit_learn_deals_them(
+    sizes: list[int], n_classes: int, mixed: bool, count: int, state: int
+) -> None:
+    """Pictures of one class or several, many of them alike, so that folds are often equally good."""
+    pictures = np.repeat(np.arange(len(sizes)), sizes)
+    labels = (np.random.default_rng(state).permutation(pictures) if mixed else pictures) % n_classes
+    assume(np.bincount(labels).max() >= count)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class")
+        theirs = list(StratifiedGroupKFold(count, shuffle=True, random_state=state).split(labels, labels, pictures))
+    ours = _grouped_folds(labels.tobytes(), pictures.tobytes(), count, state)
+    for (fit, check), (their_fit, their_check) in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(fit, their_fit)
+        np.testing.assert_array_equal(check, their_check)
 
 
 def test_runs_beyond_four_deal_the_pictures_anew_and_runs_do_not_depend_on_their_number() -> None:
