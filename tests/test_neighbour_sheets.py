@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
+from scipy.spatial.distance import pdist
 
 from papsmear.probes.classes import HERLEV, SIPAKMED
 from papsmear.probes.datasets import CellSet
 from papsmear.probes.neighbour_sheets import MISTAKE, draw_sheet, find_sheet
-from papsmear.probes.projection import class_colours, class_map, drawn_points, project
+from papsmear.probes.projection import class_colours, class_map, drawn_points, project, reduced
 from papsmear.probes.splits import grouped_splits, source_pictures
 
 
@@ -87,6 +88,18 @@ def test_a_map_keeps_apart_what_features_keep_apart() -> None:
         away = np.linalg.norm(places - place, axis=1)
         assert labels[np.argsort(away)[1]] == labels[i]
     np.testing.assert_array_equal(places, project(x, 0))
+
+
+@pytest.mark.parametrize("shape", [(600, 900), (300, 40)])
+def test_what_is_mapped_are_the_principal_components(shape: tuple[int, int]) -> None:
+    """Many columns and few, against the whole decomposition; features of falling variance, as those of networks are."""
+    x = np.random.default_rng(0).normal(size=shape) / np.arange(1, shape[1] + 1) ** 0.7
+    left, roots, _ = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
+    exact = left[:, :50] * roots[:50]
+    ours = reduced(x, 0)
+    assert ours.shape == exact.shape
+    np.testing.assert_allclose(np.abs(ours[:, :5]), np.abs(exact[:, :5]), atol=0.01 * roots[0] / shape[0] ** 0.5)
+    np.testing.assert_allclose(pdist(ours), pdist(exact), rtol=0.03)
 
 
 @pytest.mark.parametrize("x", [np.ones((9, 4)), np.zeros((9, 4)), np.random.default_rng(0).normal(size=(3, 4))])
