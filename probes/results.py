@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from papsmear.probes.bootstrap import Interval, interval, replicates, resamples
 from papsmear.probes.choice import choose_k
 from papsmear.probes.datasets import CellSet
-from papsmear.probes.knn import EXP, PLAIN, Floats, Ints, predict_knn
+from papsmear.probes.knn import EXP, PLAIN, Floats, Ints, Neighbourhoods, votes_by_k
 from papsmear.probes.linear import linear_probe
 from papsmear.probes.prototype import predict_prototype
 from papsmear.probes.scores import WEIGHTED, Spread, class_f1, side_f1, weighted_f1
@@ -72,7 +72,7 @@ class _Predictions:
 
 def measure(features: Floats, cells: CellSet, ks: Sequence[int], runs: int, seed: int) -> dict[Protocol, Result]:
     """All protocols on features (N, D) of the set's N cells; grouped ones where the source pictures allow it."""
-    pictures = source_pictures(cells)
+    pictures, near = source_pictures(cells), Neighbourhoods.of(features, max(ks))
     multiplicities = resamples(np.arange(len(cells.labels)) if pictures is None else pictures, seed)  # (B, N)
     results = {}
     for splits, parts, groups in (
@@ -82,7 +82,7 @@ def measure(features: Floats, cells: CellSet, ks: Sequence[int], runs: int, seed
         if not parts:
             continue
         truths, tests = [cells.labels[test] for _, test in parts], [test for _, test in parts]
-        found = predict(features, cells.labels, parts, groups, ks, seed)
+        found = predict(near, cells.labels, parts, groups, ks, seed)
         for (probe, chosen), predictions in found.items():
             predicted = predictions.of_run
             sides = side_f1(truths, predicted, cells.classes)
@@ -100,10 +100,11 @@ def measure(features: Floats, cells: CellSet, ks: Sequence[int], runs: int, seed
 
 
 def predict(
-    features: Floats, labels: Ints, parts: Sequence[Part], pictures: Ints | None, ks: Sequence[int], seed: int
+    cells: Neighbourhoods, labels: Ints, parts: Sequence[Part], pictures: Ints | None, ks: Sequence[int], seed: int
 ) -> dict[tuple[str, str], _Predictions]:
     """What each probe says of every part's test cells: (probe, where chosen) → picks, and labels (Q,) for each run.
 
+    `cells` are those of the set, with their features (N, D), and `labels` (N,) theirs.
     `pictures` (N,): the source pictures, to group the folds inside the training parts by; None leaves them ungrouped.
     """
     n_classes, ks = int(labels.max()) + 1, sorted(set(ks))
@@ -111,10 +112,11 @@ def predict(
     inside: list[dict[str, int]] = []
     cs, linear, prototype = [], [], []
     for run, (train, test) in enumerate(parts):
-        x, y, queries = features[train], labels[train], features[test]
+        x, y, queries = cells.features[train], labels[train], cells.features[test]
         folds = inner_folds(y, None if pictures is None else pictures[train], derive(seed, "inside", run))
-        by_k.append(predict_knn(x, y, queries, ks, n_classes))
-        inside.append(choose_k(x, y, folds, ks, n_classes))
+        near, similarities = cells.among(train, test, max(ks))
+        by_k.append(votes_by_k(labels[near], similarities, ks, n_classes))
+        inside.append(choose_k(cells, labels, [(train[fit], train[check]) for fit, check in folds], ks, n_classes))
         c, by_linear = linear_probe(x, y, queries, folds)
         cs.append(c)
         linear.append(by_linear)

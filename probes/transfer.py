@@ -16,7 +16,7 @@ from papsmear.errors import UsageError
 from papsmear.probes.bootstrap import Interval, interval, resamples
 from papsmear.probes.choice import choose_k
 from papsmear.probes.datasets import CellSet
-from papsmear.probes.knn import PLAIN, Floats, Ints, neighbours, votes
+from papsmear.probes.knn import PLAIN, Floats, Ints, Neighbourhoods, neighbours, votes
 from papsmear.probes.splits import inner_folds, source_pictures
 from papsmear.seeds import derive
 from papsmear.ssl.card import EncoderCard, check_leak
@@ -104,7 +104,7 @@ def transfer(
     for fit in fits:
         x, y, groups = fitting_set(fit, features, sets)
         folds = inner_folds(y, groups, derive(seed, "transfer", *fit))
-        k = min(choose_k(x, y, folds, ks, 2)[PLAIN], len(x))
+        k = min(choose_k(Neighbourhoods.of(x, max(ks)), y, folds, ks, 2)[PLAIN], len(x))
         for target, cells in targets.items():
             members, fold, leak = cells_to_test(card, cells, allow_leak)
             truth = _truth(cells)[members]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.neighbors import KNeighborsClassifier
 
-from papsmear.probes.knn import EXP, PLAIN, exp_votes, neighbours, normalised, predict_knn, votes
+from papsmear.probes.knn import EXP, PLAIN, Neighbourhoods, exp_votes, neighbours, normalised, predict_knn, votes
 
 
 def features(n: int, seed: int, width: int = 6) -> NDArray[np.float32]:
@@ -97,3 +97,18 @@ def test_one_search_serves_every_k_and_both_kinds_of_votes() -> None:
         near, similarities = neighbours(train, queries, k)
         np.testing.assert_array_equal(found[PLAIN][k], votes(labels[near], 3))
         np.testing.assert_array_equal(found[EXP][k], exp_votes(labels[near], similarities, 3))
+
+
+def test_neighbours_found_once_for_all_parts_are_those_of_a_search_in_each() -> None:
+    """Some parts hold most cells; one leaves out whole clusters, so that all near cells of its queries are outside."""
+    generator = np.random.default_rng(5)
+    cluster = np.arange(300) // 50
+    x = (3 * generator.normal(size=(6, 20))[cluster] + generator.normal(size=(300, 20))).astype(np.float32)
+    cells = Neighbourhoods.of(x, 5)
+    assert cells.near.shape == (300, 20)
+    for part in (np.flatnonzero(cluster != 2), generator.permutation(300)[:240], np.arange(0, 300, 50), np.arange(5)):
+        queries = np.setdiff1d(np.arange(300), part)
+        found, similarities = cells.among(part, queries, 5)
+        expected, alike = neighbours(x[part], x[queries], 5)
+        np.testing.assert_array_equal(found, part[expected])
+        np.testing.assert_allclose(similarities, alike, atol=1e-5)

@@ -13,7 +13,7 @@ from papsmear.probes.classes import SIPAKMED
 from papsmear.probes.datasets import CellSet
 from papsmear.probes.differences import differences
 from papsmear.probes.fewshot import drawings, few_shot
-from papsmear.probes.knn import EXP, PLAIN, predict_knn
+from papsmear.probes.knn import EXP, PLAIN, Neighbourhoods, predict_knn
 from papsmear.probes.linear import choose_c, coordinates, linear_probe
 from papsmear.probes.protocol import knn_probe
 from papsmear.probes.prototype import predict_prototype
@@ -47,14 +47,14 @@ def test_what_is_chosen_inside_the_training_part_does_not_see_the_test_part(cell
     parts = grouped_splits(labels, pictures, 1, 0) if grouped else random_splits(labels, 1, 0)
     test = parts[0][1]
     groups = pictures if grouped else None
-    before = predict(features, labels, parts, groups, KS, 0)
+    before = predict(Neighbourhoods.of(features, max(KS)), labels, parts, groups, KS, 0)
     moved = set()
     for seed in range(8):
         generator = np.random.default_rng(seed)
         other, noise = labels.copy(), features.copy()
         other[test] = generator.permutation(labels[test])
         noise[test] = generator.normal(size=(len(test), 8))
-        after = predict(noise, other, parts, groups, KS, 0)
+        after = predict(Neighbourhoods.of(noise, max(KS)), other, parts, groups, KS, 0)
         for probe in (f"k-NN, {PLAIN}", f"k-NN, {EXP}", "linear"):
             assert after[probe, INSIDE].picks == before[probe, INSIDE].picks
         moved.add(after[f"k-NN, {PLAIN}", ON_TEST].picks)
@@ -70,10 +70,11 @@ def test_k_is_chosen_by_the_loop_over_the_folds(cells: CellSet) -> None:
         for fit, check in folds:
             found[check] = predict_knn(features[fit], labels[fit], features[check], [k], 5)[kind][k]
         scores[kind][k] = f1_score(labels, found, average="weighted")
-    chosen = choose_k(features, labels, folds, KS, 5)
+    near = Neighbourhoods.of(features, max(KS))
+    chosen = choose_k(near, labels, folds, KS, 5)
     assert chosen == {kind: max(of_k, key=lambda k: of_k[k]) for kind, of_k in scores.items()}
-    assert choose_k(features, labels, folds, [1, 150], 5) == {PLAIN: 1, EXP: 1}, "150 is more than a fold fits on"
-    assert choose_k(features, labels, [], [3, 1], 5) == {PLAIN: 1, EXP: 1}
+    assert choose_k(near, labels, folds, [1, 150], 5) == {PLAIN: 1, EXP: 1}, "150 is more than a fold fits on"
+    assert choose_k(near, labels, [], [3, 1], 5) == {PLAIN: 1, EXP: 1}
 
 
 def test_the_published_protocol_is_among_the_results_unchanged(cells: CellSet) -> None:
