@@ -37,7 +37,7 @@ def minimise(loss: Loss, start: Floats, tolerance: float) -> Floats:
     history: deque[tuple[Floats, Floats, Floats]] = deque(maxlen=_HISTORY)
     for _ in range(_STEPS):
         open_ = (_dot(slope, slope) > 2 * tolerance) & (length > 1e-6)
-        if open_.mean() < 0.75:  # those that are done leave, some at a time, since that copies the history
+        if not open_.all():
             found[which] = at
             which, at, value, slope, length = which[open_], at[open_], value[open_], slope[open_], length[open_]
             history = deque(((s[open_], y[open_], rho[open_]) for s, y, rho in history), maxlen=_HISTORY)

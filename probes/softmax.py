@@ -112,7 +112,8 @@ class _Fits:
         def scaled(v: Floats, inside: Floats, outside: Floats) -> Floats:
             """S V, from S along the leading directions and along the others."""
             leading = (v.reshape(-1, width) @ directions).reshape(*v.shape[:2], along.shape[2])
-            spread: Floats = outside * v + ((inside - outside[..., :1]) * leading) @ directions.T
+            leading *= inside - outside[..., :1]
+            spread: Floats = outside * v + (leading.reshape(-1, along.shape[2]) @ directions.T).reshape(v.shape)
             return spread
 
         def loss(flat: Floats, which: Ints) -> tuple[Doubles, Floats]:
