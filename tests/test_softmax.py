@@ -42,7 +42,7 @@ def test_the_minima_of_all_fits_at_once_are_scikit_learns(n_classes: int, width:
     x, labels = rows(n_classes, width=width)
     cs, fitted = (1e-3, 1e-1, 1.0), np.ones((2, len(x)), bool)
     fitted[1, ::5] = False
-    found = fit_softmax(x, labels, fitted, cs, scales_of(x), tolerance=1e-9)
+    found = fit_softmax(x, labels, fitted, cs, scales_of(x), tolerance=1e-10)
     assert found.shape == (3, 2, width + 1, n_classes)
     for c, of_c in zip(cs, found, strict=True):
         for kept, ours in zip(fitted, of_c, strict=True):
@@ -59,7 +59,7 @@ def test_a_class_that_the_rows_of_a_fit_lack_is_left_out_of_it() -> None:
     """Of four classes one, two or three are left: the fit is scikit-learn's to these, and predicts no other."""
     x, labels = rows(4)
     fitted = np.stack([labels < 3, labels < 2, labels < 1])
-    three, two, one = fit_softmax(x, labels, fitted, [0.1], scales_of(x), tolerance=1e-9)[0]
+    three, two, one = fit_softmax(x, labels, fitted, [0.1], scales_of(x), tolerance=1e-10)[0]
     for kept, found, n in ((fitted[0], three, 3), (fitted[1], two, 2)):
         least = objective(x[kept], labels[kept], 0.1, sklearn_weights(x[kept], labels[kept], 0.1))
         assert objective(x[kept], labels[kept], 0.1, found[:, :n]) == pytest.approx(least, abs=1e-5)
