@@ -38,9 +38,9 @@ def coordinates(train: Floats, queries: Floats) -> tuple[Floats, Floats]:
     x /= scale
     q /= scale
     if len(x) < x.shape[1]:
-        basis = np.linalg.qr(x.T)[0]  # (D, N)
-        x, q = x @ basis, q @ basis
-    return x.astype(np.float32), q.astype(np.float32)
+        basis, r = np.linalg.qr(x.T)  # (D, N), (N, N)
+        x, q = r.T, q @ basis
+    return x, q
 
 
 def choose_c(train: Floats, labels: Ints, folds: Sequence[Part], cs: Sequence[float] = CS) -> float:
