@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from papsmear.probes.classes import SETS
 from papsmear.probes.datasets import CellSet
 from papsmear.probes.fewshot import few_shot
+from papsmear.probes.knn import Neighbourhoods
 from papsmear.probes.probe import KS
 from papsmear.probes.projection import class_map
 from papsmear.probes.protocol import knn_probe
@@ -53,9 +54,11 @@ def main() -> None:
     for name, width in CASES:
         cells = drawn_set(name)
         features = drawn_features(cells, width)
+        near = Neighbourhoods.of(features, max(KS))
         parts: dict[str, Callable[[], Any]] = {
-            "published k-NN": lambda f=features, c=cells: knn_probe(f, c, KS, RUNS, SEED),
-            "every protocol": lambda f=features, c=cells: measure(f, c, KS, RUNS, SEED),
+            "neighbours": lambda f=features: Neighbourhoods.of(f, max(KS)),
+            "published k-NN": lambda f=features, c=cells, n=near: knn_probe(f, c, KS, RUNS, SEED, n),
+            "every protocol": lambda f=features, c=cells, n=near: measure(f, c, KS, RUNS, SEED, n),
             "few-shot": lambda f=features, c=cells: few_shot(f, c, RUNS, SEED),
             "map": lambda f=features, c=cells: class_map({c.name: f}, {c.name: c}, "", SEED),
         }

@@ -19,6 +19,7 @@ from papsmear.probes.compare import compare_reports
 from papsmear.probes.datasets import CellSet
 from papsmear.probes.fewshot import few_shot
 from papsmear.probes.inputs import check_names, duplicate_facts, plain_sources, read_inputs, say_faults
+from papsmear.probes.knn import Neighbourhoods
 from papsmear.probes.names import References, name_encoders, with_folds
 from papsmear.probes.pages import figures, write_page
 from papsmear.probes.protocol import check_ks, knn_probe
@@ -188,8 +189,9 @@ def _score(encoders: dict[str, Encoder], results: Results, ks: Sequence[int], ca
         results.features[name] = features
         for set_name, cells in track(list(sets.items()), f"{name}: probes"):
             of_set = features[set_name]  # (N, D)
-            results.scores[set_name][name] = knn_probe(of_set, cells, ks, runs, seed)
-            results.protocols[set_name][name] = measure(of_set, cells, ks, runs, seed)
+            near = Neighbourhoods.of(of_set, max(ks))
+            results.scores[set_name][name] = knn_probe(of_set, cells, ks, runs, seed, near)
+            results.protocols[set_name][name] = measure(of_set, cells, ks, runs, seed, near)
             results.few_shot[set_name][name] = few_shot(of_set, cells, runs, seed)
         results.transfer.extend(transfer(name, encoder.card, features, sets, targets, ks, seed, allow_leak))
     if not results.cards:

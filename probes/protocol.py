@@ -13,7 +13,7 @@ from sklearn.metrics import confusion_matrix
 
 from papsmear.errors import UsageError
 from papsmear.probes.datasets import CellSet
-from papsmear.probes.knn import Floats, neighbours, votes
+from papsmear.probes.knn import Floats, Neighbourhoods, votes
 from papsmear.probes.scores import Spread, class_f1, side_f1, weighted_f1
 from papsmear.probes.splits import grouped_splits, random_splits, smallest_training_part, source_pictures
 
@@ -45,12 +45,15 @@ def check_ks(ks: Sequence[int], cells: CellSet, seed: int, runs: int = 1) -> Non
         )
 
 
-def knn_probe(features: Floats, cells: CellSet, ks: Sequence[int], runs: int, seed: int) -> Score:
-    """The protocol on features (N, D) of the set's N cells."""
+def knn_probe(
+    features: Floats, cells: CellSet, ks: Sequence[int], runs: int, seed: int, near: Neighbourhoods | None = None
+) -> Score:
+    """The protocol on features (N, D) of the set's N cells; `near`: their neighbourhoods, where they are found."""
+    near = near or Neighbourhoods.of(features, max(ks))
     truths, found = [], []
     for train, test in random_splits(cells.labels, runs, seed):
         truths.append(cells.labels[test])
-        found.append(cells.labels[train][neighbours(features[train], features[test], max(ks))[0]])  # (Q, k) labels
+        found.append(cells.labels[near.among(train, test, max(ks))[0]])  # (Q, k) labels
     n_classes = len(cells.classes)
     predicted = {k: [votes(labels[:, :k], n_classes) for labels in found] for k in sorted(set(ks))}
     by_k = {

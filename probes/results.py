@@ -70,9 +70,15 @@ class _Predictions:
     of_run: list[Ints]
 
 
-def measure(features: Floats, cells: CellSet, ks: Sequence[int], runs: int, seed: int) -> dict[Protocol, Result]:
-    """All protocols on features (N, D) of the set's N cells; grouped ones where the source pictures allow it."""
-    pictures, near = source_pictures(cells), Neighbourhoods.of(features, max(ks))
+def measure(
+    features: Floats, cells: CellSet, ks: Sequence[int], runs: int, seed: int, near: Neighbourhoods | None = None
+) -> dict[Protocol, Result]:
+    """All protocols on features (N, D) of the set's N cells; grouped ones where the source pictures allow it.
+
+    `near`: the cells' neighbourhoods, where they are found.
+    """
+    near = near or Neighbourhoods.of(features, max(ks))
+    pictures = source_pictures(cells)
     multiplicities = resamples(np.arange(len(cells.labels)) if pictures is None else pictures, seed)  # (B, N)
     results = {}
     for splits, parts, groups in (
