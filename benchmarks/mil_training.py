@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from papsmear.memory import keep_freed_memory
 from papsmear.mil.bags import read_features
 from papsmear.mil.heads import build_head
 
@@ -130,7 +131,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as papsmear's commands do, here for all alike
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # this and the next as papsmear's training, here for all alike
+    keep_freed_memory()
     reads = []
     there = importlib.util.find_spec("torchmil") is not None
     print("| bags | network | " + ("torchmil | " if there else "") + "plain loop | float32 | bfloat16 | times |")

@@ -29,6 +29,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from papsmear.errors import PapsmearError, UsageError, causes
 from papsmear.files import disk_full, whole, write_text
+from papsmear.memory import keep_freed_memory
 from papsmear.progress import console, say
 from papsmear.resume import LAST, Resume
 from papsmear.run_logger import RunLogger, end_run
@@ -62,6 +63,7 @@ def prepare() -> None:
 def train(words: Sequence[str]) -> int:
     """Runs one of fit, validate, test, predict with the words that follow it."""
     prepare()
+    keep_freed_memory()
     try:
         PapsmearCLI(
             args=list(words),
