@@ -52,6 +52,10 @@ class Packed:
         own = self.bag_of == torch.arange(len(self.sizes), device=self.tiles.device)[:, None]  # (B, N)
         return ((weight.T[:, None] * own) @ values).transpose(0, 1)
 
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of each bag's values, (N,) -> (B,) float32."""
+        return torch.segment_reduce(values.float(), "sum", lengths=self.sizes)
+
     def mean(self, values: Tensor) -> Tensor:
         """The mean of each bag's values, (N,) -> (B,) float32."""
         return torch.segment_reduce(values.float(), "mean", lengths=self.sizes)

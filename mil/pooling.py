@@ -69,12 +69,17 @@ class Attention(PackedHead):
     def forward_packed(self, bags: Packed) -> tuple[Tensor, Tensor]:
         """Logits (B,), attention (N,)."""
         h = self.embed(bags.tiles)  # (N, E), E = D without an embedding
+        attention = bags.softmax(self.attend(h)).squeeze(1)  # (N,)
+        # To pool the tiles' logits is to classify the pooled tiles (the weights add up to 1), and pools one number each
+        return bags.sum(attention * self.classify(h).squeeze(1)), attention
+
+    def attend(self, h: Tensor) -> Tensor:
+        """The attention of tiles before the softmax, (N, E) -> (N, 1)."""
         mixed = torch.tanh(self.content(h))  # (N, H)
         if self.gated:
             mixed = mixed * torch.sigmoid(self.gate(h))
-        attention = bags.softmax(self.weigh(mixed))  # (N, 1)
-        z = bags.pool(attention, h).squeeze(1)  # (B, E)
-        return self.classify(z).squeeze(1), attention.squeeze(1)
+        weight: Tensor = self.weigh(mixed)
+        return weight
 
     def alone(self, tiles: Tensor) -> Tensor:
         """See `Head.alone`; a single tile's attention is 1."""

@@ -48,9 +48,9 @@ def test_softmax_and_pooling_are_those_of_each_bag_alone(sizes: list[int], seed:
         torch.testing.assert_close(gradient, wanted_gradient, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("pool", ["mean", "max"])
+@pytest.mark.parametrize("pool", ["sum", "mean", "max"])
 @given(sizes=sizes_of_bags, seed=st.integers(0, 100))
-def test_mean_and_max_are_those_of_each_bag_alone(pool: str, sizes: list[int], seed: int) -> None:
+def test_sum_mean_and_max_are_those_of_each_bag_alone(pool: str, sizes: list[int], seed: int) -> None:
     values = numbers(sum(sizes), seed=seed).requires_grad_()
     method: Callable[[Tensor], Tensor] = getattr(Packed(values[:, None], sizes), pool)
     found = method(values)
