@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from papsmear.mil.dropout import Dropout
+from papsmear.mil.gated import gated
 from papsmear.mil.head import PackedHead
 from papsmear.mil.packed import Packed
 
@@ -75,10 +76,7 @@ class Attention(PackedHead):
 
     def attend(self, h: Tensor) -> Tensor:
         """The attention of tiles before the softmax, (N, E) -> (N, 1)."""
-        mixed = torch.tanh(self.content(h))  # (N, H)
-        if self.gated:
-            mixed = mixed * torch.sigmoid(self.gate(h))
-        weight: Tensor = self.weigh(mixed)
+        weight: Tensor = self.weigh(torch.tanh(self.content(h)))
         return weight
 
     def alone(self, tiles: Tensor) -> Tensor:
@@ -91,3 +89,7 @@ class GatedAttention(Attention):
     """Gated attention pooling (Ilse et al. 2018, equations 7 and 9); the rest is as in Attention."""
 
     gated = True
+
+    def attend(self, h: Tensor) -> Tensor:
+        """See `Attention.attend`."""
+        return gated(h, self.content, self.gate, self.weigh)
