@@ -5,6 +5,7 @@ run is the one that `lightning fit` and `lightning test` give, in a folder OUT/<
 that jobs of slurm/mil.sbatch can do the runs and this command only the table.
 """
 
+import gc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,7 @@ def _run_all(runs: Sequence[Run]) -> dict[str, InputError]:
             run.run()
         except InputError as error:
             failed[run.folder.name] = error
+        gc.collect()  # Lightning's trainer and its data point at each other: the bags of each run would stay in memory
     return failed
 
 

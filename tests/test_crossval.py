@@ -1,6 +1,7 @@
 """`papsmear crossval` on small bags: the table against its parts, what is finished, what fails, leaks, comparisons."""
 
 import csv
+import gc
 import json
 import re
 import shutil
@@ -20,6 +21,7 @@ from papsmear.mil.calibration import Calibration
 from papsmear.mil.comparison import comparisons
 from papsmear.mil.delong import delong
 from papsmear.mil.runs import FoldResult, System
+from papsmear.mil.shelf import Shelf
 from papsmear.mil.verdicts import Verdicts
 from papsmear.ssl.card import EncoderCard
 from papsmear.tiling.cut import TileSettings
@@ -78,6 +80,16 @@ def both(cohort: Path, crossval: Callable[..., int], tmp_path_factory: pytest.Te
     words = [f"--data.features={cohort}/{{encoder}}-fold{{fold}}", "--encoders=[good, poor]", "--heads=[max]"]
     assert crossval(out, *words, "--folds=[0, 1, 2]") == 0
     return out
+
+
+def test_a_run_leaves_no_bags_in_memory(crossval: Callable[..., int], tmp_path: Path) -> None:
+    gc.collect()
+    gc.disable()  # so that nothing else frees them
+    try:
+        assert crossval(tmp_path, "--heads=[max]", "--folds=[0, 1]") == 0
+        assert not [shelf for shelf in gc.get_objects() if type(shelf) is Shelf]
+    finally:
+        gc.enable()
 
 
 def told(out: Path) -> dict[str, Any]:
