@@ -28,15 +28,17 @@ def resampled_aucs(
     """
     whose = np.arange(len(labels)) if patients is None else np.unique(patients, return_inverse=True)[1]
     times = _times_drawn(labels, whose, rng(0, "bootstrap", fold))  # (B, S)
-    of_positive, of_negative = times[:, labels == 1], times[:, labels == 0]  # (B, m), (B, n)
-    of_positive = of_positive / of_positive.sum(axis=1, keepdims=True)
-    of_negative = of_negative / of_negative.sum(axis=1, keepdims=True)
+    of_positive, of_negative = _shares(times[:, labels == 1]), _shares(times[:, labels == 0])  # (B, m), (B, n)
     positive, negative = scores[:, labels == 1], scores[:, labels == 0]  # (H, m), (H, n)
     aucs = np.empty((len(scores), RESAMPLES))
     for head, (p, q) in enumerate(zip(positive, negative, strict=True)):
         outranks = (np.sign(p[:, None] - q) + 1) / 2  # (m, n): 1, and 1/2 for equals
         aucs[head] = ((of_positive @ outranks) * of_negative).sum(axis=1)
     return aucs
+
+
+def _shares(times: NDArray[np.int64]) -> Floats:
+    return np.asarray(times / times.sum(axis=1, keepdims=True))
 
 
 def _times_drawn(labels: NDArray[np.int64], whose: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
