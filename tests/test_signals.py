@@ -37,6 +37,18 @@ def test_a_worker_heeds_its_parent_only() -> None:
         assert worker.wait(30) == 0
 
 
+def test_a_signal_after_the_end_of_a_training_does_not_change_its_exit_status() -> None:
+    """The process takes a second to go; a signal then would kill it, and its job would not be requeued."""
+    code = (
+        "import atexit, os, signal, sys; sys.modules['papsmear.training'] = None; from papsmear.cli import main\n"
+        "atexit.register(lambda: [os.kill(os.getpid(), number) for number in (signal.SIGUSR1, signal.SIGTERM)])\n"
+        "sys.argv = ['papsmear', 'fit']; main()"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 1, ended.stderr
+    assert "import of papsmear.training halted" in ended.stderr
+
+
 def test_training_listens_before_it_has_imported_anything() -> None:
     """From 0.1 s after its start on instead of 5: a signal in between would end a job that SLURM then counts failed."""
     code = (

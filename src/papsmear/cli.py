@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"papsmear {__version__}\n")
         return 0
     if name in TRAINING:
-        return _guarded(name, lambda: _train(words))
+        return _guarded(name, lambda: _train(words, own_process=argv is None))
     if name in COMMANDS:
         return _guarded(name, lambda: _run(name, words[1:]))
     other = _other_lightning()
@@ -85,10 +85,10 @@ def _usage() -> str:
     )
 
 
-def _train(words: list[str]) -> int:
+def _train(words: list[str], own_process: bool) -> int:
     from papsmear.signals import noted_signals
 
-    with noted_signals() if words[0] == "fit" else nullcontext():
+    with noted_signals(then_ignored=own_process) if words[0] == "fit" else nullcontext():
         from papsmear.training import train
 
         return train(words)

@@ -17,15 +17,19 @@ told: list[str] = []  # names of the signals that came: they are the process's o
 
 
 @contextmanager
-def noted_signals() -> Iterator[None]:
-    """Notes the signals that come from here on; at its end their handlers are put back."""
+def noted_signals(then_ignored: bool = False) -> Iterator[None]:
+    """Notes the signals that come from here on; at its end their handlers are put back.
+
+    `then_ignored`: they are ignored instead, where the process is about to end. SLURM may send them more than once, and
+    one that comes when the work is done and saved must not change the exit status to that of a process that was killed.
+    """
     before = {number: signal.getsignal(number) or signal.SIG_DFL for number in SIGNALS}
     listen()
     try:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if then_ignored else handler)
         told.clear()
 
 
