@@ -117,7 +117,8 @@ def embed_images(encoder: Encoder, images: Iterable[NDArray[np.uint8]], batch_si
             stack = encoder.prepare(torch.from_numpy(np.stack([batch[row] for row in rows])))
             for row, image in zip(rows, stack, strict=True):
                 prepared[row] = image
-        features = encoder.features(torch.stack(prepared)).cpu().numpy()  # (B, D)
+        # A ViT's class tokens are a view of all its tokens, which would stay in memory until the last image
+        features = encoder.features(torch.stack(prepared)).cpu().numpy().copy()  # (B, D)
         if not np.isfinite(features).all():
             raise InputError(
                 f"encoder {encoder.card.name}: features are not finite: damaged weights or a diverged training; "

@@ -1,5 +1,7 @@
 """Encoders by name: real weights, fixed random weights, files with and without our header, and what is refused."""
 
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +46,30 @@ def test_an_exported_encoder_comes_back_the_same(tmp_path: Path, pictures: list[
         features = embed_images(Encoder(network, card), pictures)
         np.testing.assert_array_equal(embed_images(loaded, pictures), features)
         assert features.shape == (len(pictures), loaded.width)
+
+
+class FirstToken(torch.nn.Module):
+    """Features that are a view of 8 MiB an image, as those of a ViT are of its tokens; notes the process's memory."""
+
+    num_features = 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mib: list[float] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = torch.ones(len(x), 2**18, 8)
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        self.mib.append(pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
+        return tokens[:, 0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_the_network_made_of_earlier_images_leaves_memory() -> None:
+    network = FirstToken()
+    features = embed_images(Encoder(network, CARD), [np.zeros((48, 48, 3), np.uint8)] * 64, batch_size=4)
+    assert features.shape == (64, 8)
+    assert network.mib[-1] - network.mib[1] < 200, "15 batches of 32 MiB are kept"
 
 
 def test_the_card_goes_through_json() -> None:
