@@ -20,7 +20,7 @@ class _Gated(torch.autograd.Function):
     """w (tanh(V h + v) * sigmoid(U h + u)) of each tile's h; * is elementwise (Ilse et al. 2018, equation 9)."""
 
     @staticmethod
-    def forward(ctx: Any, h: Tensor, V: Tensor, v: Tensor, U: Tensor, u: Tensor, w: Tensor) -> Tensor:  # noqa: N803
+    def forward(ctx: Any, h: Tensor, V: Tensor, v: Tensor, U: Tensor, u: Tensor, w: Tensor) -> Tensor:  # noqa: N803  # as the paper calls them
         """(N, E), (H, E), (H,), (H, E), (H,), (H,) -> (N,) in the precision of w."""
         width = len(w)
         # tanh x = 2 sigmoid 2x - 1: PyTorch's sigmoid is five times as quick as its tanh, and doubling is exact.
@@ -43,7 +43,7 @@ class _Gated(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """(N,) -> the gradients of what `forward` was given, that of h where it is wanted."""
-        h, V, U, w, mixed, slope = ctx.saved_tensors  # noqa: N806
+        h, V, U, w, mixed, slope = ctx.saved_tensors  # noqa: N806  # as the paper calls them
         both = torch.cat((V, U))  # (2H, E)
         weight = torch.cat((w, w))[:, None]  # (2H, 1)
         grad_both, grad_bias = torch.zeros_like(both), torch.zeros_like(weight)
@@ -56,7 +56,7 @@ class _Gated(torch.autograd.Function):
             grad_bias += g.sum(dim=0)[:, None]
             if grad_h is not None:
                 torch.mm(g, weighted, out=grad_h[part])
-        grad_V, grad_U = (weight * grad_both).chunk(2)  # noqa: N806
+        grad_V, grad_U = (weight * grad_both).chunk(2)  # noqa: N806  # as the paper calls them
         grad_v, grad_u = (weight * grad_bias).squeeze(1).chunk(2)
         return grad_h, grad_V, grad_v, grad_U, grad_u, (grad.T @ mixed).squeeze(0).to(w.dtype)
 
