@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.flop_counter import FlopCounterMode
 
+from papsmear.memory import keep_freed_memory
 from papsmear.ssl.data import TileData
 from papsmear.ssl.dino import DINO
 from papsmear.ssl.tiles import Shard
@@ -232,6 +233,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=8)
     asked = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    keep_freed_memory()  # as `lightning fit` does; the others gain by it too
     batch = torch.randint(0, 256, (asked.batch, 2, 224, 224, 3), dtype=torch.uint8)
     on_device = batch.to(asked.device)
 
