@@ -1,6 +1,7 @@
 """Bags: ours and those of CLAM and TRIDENT; broken ones are named."""
 
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -13,6 +14,7 @@ from papsmear.mil.bags import (
     read_bag,
     read_card,
     read_encoder_card,
+    read_features,
     write_bag,
     write_encoder_card,
 )
@@ -52,6 +54,48 @@ def test_bags_of_other_programs_are_read(tmp_path: Path, lead: tuple[int, ...]) 
     assert bag_shape(file) == (5, 4)
     assert read_card(file) is None
     assert read_encoder_card(tmp_path) is None
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("shape", "chunks", "how"),
+    [
+        ((600, 24), None, {}),
+        ((600, 24), (1, 24), {}),  # CLAM
+        ((1, 600, 24), (1, 1, 24), {}),
+        ((1, 600, 24), (1, 600, 24), {}),
+        ((600, 24), (1, 24), {"compression": "gzip"}),
+        ((600, 24), (1, 24), {"shuffle": True}),
+        ((600, 24), (1, 12), {}),
+        ((600, 24), (2, 24), {}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("userblock", [0, 512])
+def test_bags_are_read_however_they_are_stored(
+    tmp_path: Path,
+    dtype: type,
+    shape: tuple[int, ...],
+    chunks: tuple[int, ...] | None,
+    how: dict[str, Any],
+    userblock: int,
+) -> None:
+    file = tmp_path / "s1.h5"
+    wanted = np.random.default_rng(1).normal(size=(600, 24)).astype(np.float16)
+    with h5py.File(file, "w", userblock_size=userblock) as h5:
+        data = h5.create_dataset("features", shape, dtype, chunks=chunks, maxshape=chunks and shape, **how)
+        h5["coords"] = np.zeros((600, 2), np.int32)
+        for start in (400, 0, 200):  # so that the chunks do not lie in the order of the tiles
+            data[..., start : start + 200, :] = wanted[start : start + 200]
+    np.testing.assert_array_equal(read_features(file), wanted)
+
+
+def test_tiles_that_were_never_written_are_zeros_as_hdf5_reads_them(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "s1.h5", "w") as h5:
+        h5.create_dataset("features", (5, 4), np.float32, chunks=(1, 4))[2:] = FEATURES[2:]
+        h5["coords"] = COORDS
+    features = read_features(tmp_path / "s1.h5")
+    np.testing.assert_array_equal(features, np.concatenate((np.zeros((2, 4), np.float16), FEATURES[2:])))
 
 
 NAN = np.full((2, 3), np.nan, np.float32)
