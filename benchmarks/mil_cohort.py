@@ -5,12 +5,15 @@
     papsmear embed -c configs/embed.yaml --shards SHARDS --encoder ENCODER --out FEATURES
     python benchmarks/mil_cohort.py --slides COHORT/slides.csv --features FEATURES --out OUT [--heads mean max ...]
 
-Labelled tiles are those that hold an annotated abnormal cell, in the training folds only. Bags of 16 a step, as in the
-study. What is finished is not run again. Prints markdown: mean ± sd of the AUC of all folds, and the share of true
-positives among the ten tiles of highest score of the positive test slides.
+Labelled tiles are those that hold an annotated abnormal cell, in the training folds only. With `--cells HERLEV --shards
+SHARDS`, in another OUT, they are the study's in their place: tiles with pasted cells, of the source pictures that only
+the training folds' slides are made of. Bags of 16 a step, as in the study. What is finished is not run again. Prints
+markdown: mean ± sd of the AUC of all folds, and the share of true positives among the ten tiles of highest score of the
+positive test slides.
 """
 
 import argparse
+import csv
 import json
 import sys
 from pathlib import Path
@@ -21,6 +24,7 @@ import yaml
 
 from papsmear.mil.crossval import crossval
 from papsmear.mil.heads import HEADS
+from papsmear.tiling.phantom.cutouts import deal, find_cutouts
 
 ROOT = Path(__file__).resolve().parents[1]
 CHANGES: dict[str, dict[str, Any]] = {
@@ -37,19 +41,52 @@ def main() -> int:
     for name in ("slides", "features", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--heads", nargs="+", default=HEADS)
+    parser.add_argument("--variants", nargs="+", default=CHANGES, choices=CHANGES)
     parser.add_argument("--epochs", type=int, default=50)
+    for name in ("cells", "shards"):
+        parser.add_argument(f"--{name}", type=Path, help="to paste cells on tiles in place of annotations")
     words = parser.parse_args()
     config = yaml.safe_load((ROOT / "configs" / "mil.yaml").read_text(encoding="utf-8"))
     data, trainer = config["data"], config["trainer"] | {"max_epochs": words.epochs, "logger": False}
     data["init_args"] |= {"features": str(words.features), "slides": str(words.slides), "batch_size": 16}
-    lines = [["head", *CHANGES], ["---"] * (1 + len(CHANGES))]
+    parts = pasted(words.out, words.slides, words.cells, words.shards) if words.cells else [(None, {})]
+    lines = [["head", *words.variants], ["---"] * (1 + len(words.variants))]
     for head in words.heads:
-        variants = {f"{head}-{name.replace(' ', '-')}": {"head": head, **change} for name, change in CHANGES.items()}
-        crossval(words.out / head, config["model"], data, trainer, heads=variants)
+        variants = {f"{head}-{name.replace(' ', '-')}": {"head": head, **CHANGES[name]} for name in words.variants}
+        for folds, own in parts:
+            its = data | {"init_args": data["init_args"] | own}
+            crossval(words.out / head, config["model"], its, trainer, heads=variants, folds=folds)
         lines.append([head, *(cell_of(words.out / head, variant) for variant in variants)])
         sys.stdout.write("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
         sys.stdout.flush()
     return 0
+
+
+def pasted(out: Path, slides_csv: Path, cells: Path, shards: Path) -> list[tuple[list[int] | None, dict[str, Any]]]:
+    """Each fold, and what its data has of its own: cells of the training folds, and annotations for the test alone."""
+    with slides_csv.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    folds = sorted({int(row["fold"]) for row in rows})
+    dealt = deal(find_cutouts(cells), len(folds), seed=0)  # as papsmear phantom deals them
+    found: list[tuple[list[int] | None, dict[str, Any]]] = []
+    for fold in folds:
+        own = out / f"fold{fold}"
+        for other in sorted({*folds} - {fold, (fold + 1) % len(folds)}):
+            for cell in dealt[other]:
+                for picture in (cell.image, cell.mask):
+                    link = own / "cells" / picture.relative_to(cells)
+                    link.parent.mkdir(parents=True, exist_ok=True)
+                    link.unlink(missing_ok=True)
+                    link.symlink_to(picture.resolve())
+        with (own / "slides.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            for row in rows:
+                where = str(slides_csv.parent.resolve() / row["annotations"]) if int(row["fold"]) == fold else ""
+                writer.writerow(row | {"annotations": where})
+        its = {"slides": f"{own}/slides.csv", "cells": {"herlev": f"{own}/cells"}, "shards": str(shards)}
+        found.append(([fold], its))
+    return found
 
 
 def cell_of(out: Path, variant: str) -> str:
