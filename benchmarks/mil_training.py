@@ -9,25 +9,34 @@ Two networks: gated attention on the features themselves, as torchmil's ABMIL ha
 with ReLU and dropout, as here by default. A step is all that training does with bags in memory: forward, backward,
 AdamW. Others are given bags that are standardised already, and take them one by one in float32; ours are standardised
 in the step. Rates are those of CPU time, all networks in turn in each round, so that a busy machine slows all alike.
+
+The last column is `lightning fit -c configs/mil.yaml` in bfloat16, with all that it does between the steps of an epoch
+(loading, logging, progress), right after the others.
 """
 
 import argparse
+import contextlib
 import importlib.util
+import io
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import h5py
+import lightning as L
 import numpy as np
 import torch
+from mil_crossval import CONFIG, write_cohort
 from torch import Tensor, nn
 
 from papsmear.memory import keep_freed_memory
 from papsmear.mil.bags import read_features
 from papsmear.mil.heads import build_head
+from papsmear.training import train
 
 Step = Callable[[list[int]], None]  # one step on the bags of these indices
 EMBEDDING, HIDDEN, DROPOUT = 256, 128, 0.25
@@ -104,6 +113,35 @@ def rates(steps: dict[str, Step], bags: int, batch: int, rounds: int) -> dict[st
     return {name: 1 / statistics.median(found) for name, found in seconds.items()}
 
 
+class Clock(L.Callback):
+    """CPU seconds a bag of each epoch's training steps, validation left out."""
+
+    seconds: ClassVar[list[float]] = []  # of the class: it is lightning that makes the callback
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.began = time.process_time()
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+        if trainer.is_last_batch:
+            slides = len(trainer.datamodule.parts["train"])
+            self.seconds.append((time.process_time() - self.began) / slides)
+
+
+def by_lightning(tiles: int, width: int, batch: int, embedding: bool, epochs: int = 6) -> float:
+    """Bags a CPU second of `lightning fit`, the median of the epochs but the first."""
+    Clock.seconds.clear()
+    with tempfile.TemporaryDirectory(prefix="mil-training-") as name:
+        folder = Path(name)
+        write_cohort(folder, 40, tiles, width)
+        words = [f"--data.features={folder / 'features'}", f"--data.slides={folder / 'slides.csv'}"]
+        words += [f"--data.batch_size={batch}", "--model.patience=null", "--trainer.callbacks+=__main__.Clock"]
+        words += [] if embedding else ["--model.head_args={embedding: null}"]
+        trainer = {"max_epochs": epochs, "precision": "bf16-mixed", "accelerator": "cpu", "default_root_dir": folder}
+        with contextlib.redirect_stderr(io.StringIO()):
+            train(["fit", f"-c={CONFIG}", *words, *(f"--trainer.{key}={value}" for key, value in trainer.items())])
+    return 1 / statistics.median(Clock.seconds[1:])
+
+
 def reading(bag: Tensor) -> dict[str, float]:
     """CPU milliseconds to read a bag of ours, and one of CLAM or TRIDENT, which is done once a run."""
     found = {}
@@ -131,12 +169,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    os.environ["WANDB_MODE"] = "offline"
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # this and the next as papsmear's training, here for all alike
     keep_freed_memory()
     reads = []
     there = importlib.util.find_spec("torchmil") is not None
-    print("| bags | network | " + ("torchmil | " if there else "") + "plain loop | float32 | bfloat16 | times |")
-    print("|---|---|" + "---|" * (4 + there))
+    others = ("torchmil | " if there else "") + "plain loop"
+    print(f"| bags | network | {others} | float32 | bfloat16 | times | lightning fit | times |")
+    print("|---|---|" + "---|" * (6 + there))
     for width in asked.widths:
         bags = [(1 + 0.1 * torch.randn(asked.tiles, width)).half() for _ in range(asked.batch)]
         for embedding in (False, True):
@@ -153,9 +193,11 @@ def main() -> None:
                 steps = {"torchmil": one_by_one(model, bags, lead=True), **steps}
             found = rates(steps, len(bags), asked.batch, asked.rounds)
             first = next(iter(found))
-            times = f"{found['bfloat16'] / found[first]:.1f} times {first}"
+            fit = by_lightning(asked.tiles, width, asked.batch, embedding)
+            times, fit_times = (f"{rate / found[first]:.1f} times {first}" for rate in (found["bfloat16"], fit))
             name = f"embedding of {EMBEDDING}" if embedding else "no embedding"
             cells = [f"{asked.tiles} x {width}", name, *(f"{rate:.1f}" for rate in found.values()), times]
+            cells += [f"{fit:.1f}", fit_times]
             print(f"| {' | '.join(cells)} |", flush=True)
         told = ", ".join(f"{ms:.1f} ms {name}" for name, ms in reading(bags[0]).items())
         reads.append(f"Reading a bag of {asked.tiles} x {width}, once a run: {told}.")
