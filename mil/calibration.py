@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
+from papsmear.mil.delong import Interval
+from papsmear.mil.metrics import Share
+
 Floats = NDArray[np.float64]
 
 COLDEST, HOTTEST = 0.05, 100.0
@@ -36,11 +39,12 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Bin:
-    """Slides of like probability: how many, their mean probability, and the share that is positive."""
+    """Slides of like probability: how many, their mean probability, the share that is positive, and its interval."""
 
     slides: int
     probability: float
     positive: float
+    interval_95: Interval
 
 
 def calibrate(labels: NDArray[np.int64], logits: Floats, prior_log_odds: float) -> Calibration:
@@ -64,11 +68,16 @@ def brier(labels: NDArray[np.int64], probabilities: Floats) -> float:
     return float(np.mean((probabilities - labels) ** 2))
 
 
-def reliability(labels: NDArray[np.int64], probabilities: Floats, bins: int = 10) -> list[Bin]:
-    """The slides in bins of the same width, those without a slide left out (Guo et al. 2017, section 2)."""
+def reliability(
+    labels: NDArray[np.int64], probabilities: Floats, patients: NDArray[np.int64], bins: int = 10
+) -> list[Bin]:
+    """The slides (S,) in bins of the same width, those without a slide left out (Guo et al. 2017, section 2)."""
     bin_of = np.minimum((probabilities * bins).astype(int), bins - 1)  # (S,)
     found = []
     for number in np.unique(bin_of):
         inside = bin_of == number
-        found.append(Bin(int(inside.sum()), float(probabilities[inside].mean()), float(labels[inside].mean())))
+        share = Share.among(labels[inside] == 1, patients[inside])
+        found.append(
+            Bin(share.of, float(probabilities[inside].mean()), share.count / share.of, share.interval or (0, 1))
+        )
     return found

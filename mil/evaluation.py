@@ -15,7 +15,7 @@ from sklearn.metrics import average_precision_score
 
 from papsmear.mil.calibration import Bin, brier, reliability
 from papsmear.mil.delong import Interval, delong, mean_of_folds
-from papsmear.mil.metrics import Share, at_full_sensitivity, decisions
+from papsmear.mil.metrics import Share, decisions, unread
 from papsmear.mil.resampling import percentiles, resampled_aucs
 from papsmear.mil.truth import TopTiles
 from papsmear.mil.verdicts import Verdicts
@@ -32,10 +32,10 @@ TITLES = {
 class Evaluation:
     """The figures of labelled slides.
 
-    `patients`: whose the slides are, counted in each fold. Where they are fewer than the slides, the intervals of the
-    AUC are by patient; all others take slides for independent. `shares`: sensitivity, specificity, ppv, npv at the
-    operating point. `unread`: of the negative slides those below every positive one of their fold. `groups`: for each
-    column of slides.csv and value sensitivity and specificity.
+    `patients`: whose the slides are, counted in each fold. Where they are fewer than the slides, all intervals are
+    wider, since slides of one patient are alike. `shares`: sensitivity, specificity, ppv, npv at the operating point.
+    `unread`: of the negative slides those below every positive one of their fold. `groups`: for each column of
+    slides.csv and value sensitivity and specificity.
     `brier_raw`: that of the head's logits before calibration. The AUC has no interval where it is 0 or 1.
     """
 
@@ -121,7 +121,9 @@ def evaluate(verdicts: Verdicts, top_tiles: Sequence[TopTiles] = ()) -> Evaluati
     parts = [(fold, labels[of], log_odds[of][None], patients[of]) for fold, of in verdicts.by_fold().items()]
     aucs = mean_of_folds([delong(y, scores, whose) for _, y, scores, whose in parts])
     resampled = np.mean([resampled_aucs(y, scores, fold, whose)[0] for fold, y, scores, whose in parts], axis=0)  # (B,)
-    unread = [at_full_sensitivity(y, scores[0]) for _, y, scores, _ in parts]
+    below = np.zeros(len(labels), bool)
+    for of in verdicts.by_fold().values():
+        below[of] = unread(labels[of], log_odds[of])
     return Evaluation(
         slides=len(labels),
         patients=verdicts.n_patients,
@@ -130,11 +132,11 @@ def evaluate(verdicts: Verdicts, top_tiles: Sequence[TopTiles] = ()) -> Evaluati
         auc_delong=aucs.interval(),
         auc_bootstrap=percentiles(resampled),
         average_precision=float(np.mean([average_precision_score(y, scores[0]) for _, y, scores, _ in parts])),
-        shares=decisions(labels, verdicts.called),
-        unread=Share(sum(share.count for share in unread), sum(share.of for share in unread)),
+        shares=decisions(labels, verdicts.called, patients),
+        unread=Share.among(below[labels == 0], patients[labels == 0]),
         brier=brier(labels, probabilities),
         brier_raw=brier(labels, np.asarray(expit(verdicts.logits))),
-        reliability=reliability(labels, probabilities),
+        reliability=reliability(labels, probabilities, patients),
         groups={
             column: {value: _decided(verdicts, of) for value, of in values.items()}
             for column, values in verdicts.groups().items()
@@ -144,7 +146,7 @@ def evaluate(verdicts: Verdicts, top_tiles: Sequence[TopTiles] = ()) -> Evaluati
 
 
 def _decided(verdicts: Verdicts, of: Any) -> dict[str, Share]:
-    found = decisions(verdicts.labels[of], verdicts.called[of])
+    found = decisions(verdicts.labels[of], verdicts.called[of], verdicts.patients[of])
     return {name: found[name] for name in ("sensitivity", "specificity")}
 
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +14,16 @@ from papsmear.mil.delong import Z95, Interval
 
 @dataclass(frozen=True)
 class Share:
-    """`count` of `of` slides."""
+    """`count` of `of` slides, which tell as much as `worth` slides of as many patients; None: `of`."""
 
     count: int
     of: int
+    worth: float | None = None
+
+    @classmethod
+    def among(cls, hits: NDArray[np.bool_], patients: NDArray[np.int64]) -> Self:
+        """The share of slides that are `hits` (S,); slides with the same number in `patients` (S,) are of one."""
+        return cls(int(hits.sum()), len(hits), _worth(hits, patients))
 
     @property
     def value(self) -> float | None:
@@ -25,13 +32,38 @@ class Share:
 
     @property
     def interval(self) -> Interval | None:
-        """Its 95 % interval (Wilson 1927), which holds where shares are 0 or 1 or slides are few."""
+        """Its 95 % interval (Wilson 1927), which holds where shares are 0 or 1 or slides are few.
+
+        Of slides that are worth fewer, it is that of so many (one of those that Franco, Little, Louis & Slud 2019
+        recommend, in their comparative study of confidence intervals for proportions in complex sample surveys).
+        """
         if not self.of:
             return None
-        n, z2 = self.of, Z95**2
-        middle = (self.count + z2 / 2) / (n + z2)
-        half = Z95 / (n + z2) * math.sqrt(self.count * (n - self.count) / n + z2 / 4)
+        n, z2 = self.worth or self.of, Z95**2
+        p = self.count / self.of
+        middle = (n * p + z2 / 2) / (n + z2)
+        half = Z95 / (n + z2) * math.sqrt(n * p * (1 - p) + z2 / 4)
         return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _worth(hits: NDArray[np.bool_], patients: NDArray[np.int64]) -> float | None:
+    """How many slides of as many patients would tell as much of a share: Rao & Scott 1992, the ratio estimator.
+
+    At most all of them; at least what they would be if the slides of a patient were all alike, which is also the
+    answer where the share is 0 or 1 or all are of one patient, and nothing tells how alike they are. None where no
+    patient has two.
+    """
+    whose = np.unique(patients, return_inverse=True)[1]
+    of, count = np.bincount(whose), np.bincount(whose, hits)  # of each patient
+    n, m = len(hits), len(of)
+    if n == m:
+        return None
+    p = float(hits.mean())
+    alike = float((of**2).sum()) / n  # as many times the variance of n patients' slides at most
+    if m == 1 or p in (0, 1):
+        return n / alike
+    variance = m / (m - 1) * float(((count - p * of) ** 2).sum()) / n**2
+    return n / min(max(variance / (p * (1 - p) / n), 1), alike)
 
 
 @dataclass(frozen=True)
@@ -62,25 +94,21 @@ class Figures:
         return {name: getattr(self, name) for name in names}
 
 
-def decisions(labels: NDArray[np.int64], called: NDArray[np.bool_]) -> dict[str, Share]:
+def decisions(labels: NDArray[np.int64], called: NDArray[np.bool_], patients: NDArray[np.int64]) -> dict[str, Share]:
     """Sensitivity, specificity and predictive values of slides with `labels` (S,) that are `called` positive (S,)."""
     positive = labels == 1
     right = called == positive
-    return {
-        "sensitivity": Share(int((right & positive).sum()), int(positive.sum())),
-        "specificity": Share(int((right & ~positive).sum()), int((~positive).sum())),
-        "ppv": Share(int((right & called).sum()), int(called.sum())),
-        "npv": Share(int((right & ~called).sum()), int((~called).sum())),
-    }
+    among = {"sensitivity": positive, "specificity": ~positive, "ppv": called, "npv": ~called}
+    return {name: Share.among(right[of], patients[of]) for name, of in among.items()}
 
 
-def at_full_sensitivity(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> Share:
-    """Of the negative slides, those below every positive one: nobody needs to read them (specificity at sensitivity 1).
+def unread(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which slides (S,) are below every positive one: nobody needs to read them (specificity at sensitivity 1).
 
     The threshold is the lowest score of a positive slide of these very slides, so this is what could be, in hindsight.
     """
-    negative = scores[labels == 0]
-    return Share(int((negative < scores[labels == 1].min()).sum()), len(negative))
+    below: NDArray[np.bool_] = scores < scores[labels == 1].min()
+    return below
 
 
 def choice(labels: NDArray[np.int64], auc: float, loss: float) -> float:

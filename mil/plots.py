@@ -10,7 +10,6 @@ from sklearn.metrics import roc_curve
 
 from papsmear.mil.calibration import Bin
 from papsmear.mil.curves import COLOURS, plain
-from papsmear.mil.metrics import Share
 from papsmear.mil.verdicts import Verdicts
 
 _GRID = np.linspace(0, 1, 201)
@@ -57,8 +56,7 @@ def reliability_figure(bins: Sequence[Bin]) -> Figure:
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], ":", color="#5b6878", linewidth=1)
     for bin_ in bins:
-        low, high = Share(round(bin_.positive * bin_.slides), bin_.slides).interval or (0, 1)
-        axes.plot([bin_.probability] * 2, [low, high], color=COLOURS[0], linewidth=1.2, alpha=0.6)
+        axes.plot([bin_.probability] * 2, bin_.interval_95, color=COLOURS[0], linewidth=1.2, alpha=0.6)
         axes.plot(bin_.probability, bin_.positive, "o", color=COLOURS[0], markersize=5 + 2 * np.log2(bin_.slides))
         where = (bin_.probability, bin_.positive)
         axes.annotate(str(bin_.slides), where, (9, -3), textcoords="offset points", fontsize=8)

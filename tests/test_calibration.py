@@ -32,7 +32,7 @@ def test_a_known_temperature_is_found() -> None:
     assert found.temperature == pytest.approx(3, rel=0.03)
     p = found.probability(z)
     assert p.mean() == pytest.approx(y.mean(), abs=0.005)
-    for bin_ in reliability(y, p):
+    for bin_ in reliability(y, p, np.arange(len(y))):
         assert bin_.positive == pytest.approx(bin_.probability, abs=0.06)
     assert brier(y, p) < brier(y, expit(z)) - 0.05
 
@@ -77,11 +77,11 @@ def test_brier_and_reliability_are_those_of_scikit_learn() -> None:
     p = Calibration(1.0, PRIOR).probability(z)
     assert brier(y, p) == pytest.approx(brier_score_loss(y, p))
     positive, probability = calibration_curve(y, p, n_bins=10)
-    bins = reliability(y, p)
+    bins = reliability(y, p, np.arange(500))
     assert [b.positive for b in bins] == pytest.approx(positive.tolist())
     assert [b.probability for b in bins] == pytest.approx(probability.tolist())
     assert sum(b.slides for b in bins) == 500
-    assert reliability(np.array([1]), np.array([1.0]))[0].slides == 1
+    assert reliability(np.array([1]), np.array([1.0]), np.array([0]))[0].slides == 1
 
 
 # The operating point

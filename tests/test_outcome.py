@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from papsmear.cli import main
 from papsmear.cohort import Slide
@@ -21,7 +23,7 @@ from papsmear.mil.calibration import Calibration, brier
 from papsmear.mil.data import BagData
 from papsmear.mil.delong import delong
 from papsmear.mil.evaluation import evaluate
-from papsmear.mil.metrics import Share, at_full_sensitivity, decisions
+from papsmear.mil.metrics import Share, decisions, unread
 from papsmear.mil.model import load_head
 from papsmear.mil.resampling import percentiles, resampled_aucs
 from papsmear.mil.truth import NOT_ABNORMAL, TopTiles, abnormal_cells, top_tiles
@@ -50,28 +52,73 @@ def test_no_slides_have_no_share() -> None:
     assert (Share(0, 0).value, Share(0, 0).interval) == (None, None)
 
 
+def test_slides_of_one_patient_are_worth_fewer_by_hand() -> None:
+    """Two slides of each of four patients, of which 2, 2, 0 and 1 are hits: 1.956 times the binomial variance."""
+    hits, whose = np.array([1, 1, 1, 1, 0, 0, 1, 0], bool), np.repeat(np.arange(4), 2)
+    deviations = (2 - 1.25) ** 2 * 2 + 1.25**2 + 0.25**2
+    assert Share.among(hits, whose).worth == pytest.approx(8 / (4 / 3 * deviations / 8**2 / (5 / 8 * 3 / 8 / 8)))
+
+
+@given(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=12), seed=st.integers(0, 999))
+def test_slides_are_worth_between_those_of_alike_patients_and_all(sizes: list[int], seed: int) -> None:
+    whose = np.repeat(np.arange(len(sizes)), sizes)
+    hits = np.random.default_rng(seed).random(len(whose)) < 0.7
+    share = Share.among(hits, whose)
+    low, high = Share(share.count, share.of).interval or (0, 1)
+    wide = share.interval or (1, 0)
+    assert wide[0] <= low + 1e-12
+    assert wide[1] >= high - 1e-12
+    if len(sizes) == len(whose):
+        assert share.worth is None
+    else:
+        assert len(whose) ** 2 / sum(size**2 for size in sizes) - 1e-9 <= (share.worth or 0) <= len(whose) + 1e-9
+
+
+@pytest.mark.parametrize("of_ten", [0, 3, 10])
+def test_slides_that_repeat_a_patients_other_slide_tell_nothing_new(of_ten: int) -> None:
+    hits = np.repeat(np.arange(10) < of_ten, 2)
+    assert Share.among(hits, np.repeat(np.arange(10), 2)).interval == pytest.approx(Share(of_ten, 10).interval)
+
+
+def test_intervals_of_shares_hold_where_slides_of_a_patient_are_alike() -> None:
+    """Patients of one to four slides whose own sensitivities differ: 95 of 100 intervals hold that of all patients."""
+    random, within, naive = np.random.default_rng(0), 0, 0
+    whose = np.repeat(np.arange(60), np.tile([1, 2, 3, 4], 15))
+    for _ in range(2000):
+        hits = random.random(len(whose)) < random.beta(1.6, 0.4, 60)[whose]  # mean 0.8, correlation 1/3
+        share = Share.among(hits, whose)
+        within += (share.interval or (1, 0))[0] <= 0.8 <= (share.interval or (1, 0))[1]
+        alone = Share(share.count, share.of).interval or (1, 0)
+        naive += alone[0] <= 0.8 <= alone[1]
+    assert 0.93 < within / 2000 < 0.97
+    assert naive / 2000 < 0.9
+
+
 def test_decisions_and_what_nobody_needs_to_read_by_hand() -> None:
     y = np.array([1, 1, 1, 0, 0, 0, 0])
     called = np.array([1, 1, 0, 1, 0, 0, 0], bool)
-    found = decisions(y, called)
+    found = decisions(y, called, np.arange(7))
     assert found == {
         "sensitivity": Share(2, 3),
         "specificity": Share(3, 4),
         "ppv": Share(2, 3),
         "npv": Share(3, 4),
     }
-    assert at_full_sensitivity(y, np.array([0.9, 0.8, 0.4, 0.5, 0.4, 0.3, 0.1])) == Share(2, 4)  # a tie must be read
+    below = unread(y, np.array([0.9, 0.8, 0.4, 0.5, 0.4, 0.3, 0.1]))
+    assert below.tolist() == [False] * 5 + [True] * 2  # a tie must be read
 
 
 def test_folds_are_ranked_each_for_itself() -> None:
     """Two perfect folds whose probabilities lie at different heights."""
     parts = [
-        Verdicts.of([slide(n, n % 2) for n in range(6)], fold, np.array([0, 1, 0.2, 1.2, 0.1, 2]) + 9 * fold, c, 0.5)
+        Verdicts.of(
+            [slide(10 * fold + n, n % 2) for n in range(6)], fold, np.array([0, 1, 0.2, 1.2, 0.1, 2]) + 9 * fold, c, 0.5
+        )
         for fold, c in ((0, Calibration()), (1, Calibration(2.0, -1.0)))
     ]
     found = evaluate(Verdicts.together(parts))
     assert (found.auc, found.average_precision, found.unread) == (1, 1, Share(6, 6))
-    assert (found.slides, found.patients, found.resampled) == (12, 12, "slides")  # a patient is counted in each fold
+    assert (found.slides, found.patients, found.resampled) == (12, 12, "slides")
     assert (found.auc_delong, found.auc_bootstrap) == (None, None)
     assert found.shares["sensitivity"].of == 6
     assert found.brier == pytest.approx(brier(np.tile([0, 1], 6), 1 / (1 + np.exp(-Verdicts.together(parts).log_odds))))
@@ -86,6 +133,10 @@ def test_slides_of_one_patient_widen_the_auc() -> None:
     found = evaluate(Verdicts.of(pairs, 0, logits, Calibration(), 0.5))
     assert (alone.patients, alone.resampled, found.patients, found.resampled) == (40, "slides", 20, "patients")
     y, whose = np.arange(40) // 2 % 2, np.arange(40) // 2
+    for name, share in found.shares.items():
+        assert share.worth is not None
+        assert (share.count, alone.shares[name].worth) == (alone.shares[name].count, None)
+    assert found.unread == Share.among((logits < logits[y == 1].min())[y == 0], whose[y == 0])
     assert alone.auc_delong == delong(y, logits[None]).interval()
     assert found.auc_delong == delong(y, logits[None], whose).interval()
     assert found.auc_bootstrap == percentiles(resampled_aucs(y, logits[None], 0, whose)[0])
