@@ -67,17 +67,10 @@ def pasted(out: Path, slides_csv: Path, cells: Path, shards: Path) -> list[tuple
     with slides_csv.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     folds = sorted({int(row["fold"]) for row in rows})
-    dealt = deal(find_cutouts(cells), len(folds), seed=0)  # as papsmear phantom deals them
     found: list[tuple[list[int] | None, dict[str, Any]]] = []
     for fold in folds:
         own = out / f"fold{fold}"
-        for other in sorted({*folds} - {fold, (fold + 1) % len(folds)}):
-            for cell in dealt[other]:
-                for picture in (cell.image, cell.mask):
-                    link = own / "cells" / picture.relative_to(cells)
-                    link.parent.mkdir(parents=True, exist_ok=True)
-                    link.unlink(missing_ok=True)
-                    link.symlink_to(picture.resolve())
+        link_training_cells(own / "cells", cells, fold, len(folds))
         with (own / "slides.csv").open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
@@ -87,6 +80,17 @@ def pasted(out: Path, slides_csv: Path, cells: Path, shards: Path) -> list[tuple
         its = {"slides": f"{own}/slides.csv", "cells": {"herlev": f"{own}/cells"}, "shards": str(shards)}
         found.append(([fold], its))
     return found
+
+
+def link_training_cells(folder: Path, cells: Path, fold: int, folds: int) -> None:
+    """A set of those cells that, of the slides of `fold`, those are made of that are trained on."""
+    dealt = deal(find_cutouts(cells), folds, seed=0)  # as papsmear phantom deals them
+    for other in {*range(folds)} - {fold, (fold + 1) % folds}:
+        for picture in (picture for cell in dealt[other] for picture in (cell.image, cell.mask)):
+            link = folder / picture.relative_to(cells)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.unlink(missing_ok=True)
+            link.symlink_to(picture.resolve())
 
 
 def cell_of(out: Path, variant: str) -> str:
