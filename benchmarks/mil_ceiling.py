@@ -29,11 +29,11 @@ def main() -> int:
     """Prints a line a fold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slides", type=Path, required=True)
-    parser.add_argument("--features", type=Path, required=True)
+    parser.add_argument("--features", required=True, help="{fold} stands for the fold's number")
     parser.add_argument("--plant", type=Path)
     words = parser.parse_args()
     for fold in sorted({slide.fold for slide in read_slides(words.slides, need_files=False)} - {None}):
-        bags = BagData(words.features, words.slides, fold=fold)
+        bags = BagData(Path(words.features.replace("{fold}", str(fold))), words.slides, fold=fold)
         bags.setup("fit")
         sys.stdout.write(f"fold {fold}: {ceiling(bags)}\n")
     if words.plant:
