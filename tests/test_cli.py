@@ -189,6 +189,16 @@ def test_commands_without_training_do_not_wait_for_torch(words: list[str]) -> No
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, timeout=60)
 
 
+@pytest.mark.parametrize(("given", "used"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_threads_that_wait_for_each_other_sleep_where_nothing_else_is_asked(given: dict[str, str], used: str) -> None:
+    """As OpenMP itself says it when torch loads it."""
+    code = "from papsmear.cli import main; main(['--version']); import torch; torch.rand(9, 9) @ torch.rand(9, 9)"
+    env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+    command = [sys.executable, "-c", code]
+    said = subprocess.run(command, env=env | {"OMP_DISPLAY_ENV": "TRUE"}, capture_output=True, text=True, check=True)
+    assert f"OMP_WAIT_POLICY = '{used}'" in said.stderr
+
+
 def test_python_m_papsmear_is_papsmear() -> None:
     said = subprocess.run([sys.executable, "-m", "papsmear", "nothing"], capture_output=True, text=True)
     assert said.returncode == 2

@@ -54,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0 done, 1 some inputs failed, 2 wrong usage."""
     # Torch reads it when it first needs memory: large tensors go into huge pages, so that new ones cost less (Linux).
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    # So does OpenMP: its threads sleep while they wait for each other. By default they spin, which on a machine that
+    # others use as well takes the processor from the very thread that is waited for.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.raiseExceptions = False  # a library's log that cannot be written is no matter of the user's
     words = list(sys.argv[1:] if argv is None else argv)
     name = words[0] if words else "--help"
