@@ -61,6 +61,7 @@ def main() -> int:
         fold=words.fold,
     )
     random = np.random.default_rng(words.fold)
+    torch.manual_seed(words.fold)
     aside = random.random(len(cells)) < 0.1
     fitted, tested = (Pasting([cells[i] for i in np.flatnonzero(of)]) for of in (~aside, aside))
     network = nn.Sequential(encoder.network.requires_grad_(True), nn.Linear(encoder.width, 1)).to(encoder.mean.device)
